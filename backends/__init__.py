@@ -1,0 +1,1 @@
+"""Plan -> files -> answers: the backends, and the bundle that carries their files."""

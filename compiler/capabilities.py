@@ -1,0 +1,32 @@
+"""What a backend can do on a machine, as a value that the compiler reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """A fused kernel that a backend takes: an anchor op and the ops after it, in order."""
+
+    anchor: str
+    epilogue: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """ops: lowered as they are. decomposed: lowered through the op's own `decompose`. declined: op -> reason.
+
+    dtypes:  the element types that its kernels compute in.
+    fusions: the fused kernels it takes; a fused node that it does not take is inlined.
+    features: CPU or device features that its files will need (`avx2`, ...).
+    """
+
+    backend: str
+    ops: frozenset[str]
+    decomposed: frozenset[str] = frozenset()
+    declined: Mapping[str, str] = field(default_factory=dict)
+    dtypes: frozenset[str] = frozenset({"f32"})
+    fusions: frozenset[Fusion] = frozenset()
+    features: frozenset[str] = frozenset()

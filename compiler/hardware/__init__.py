@@ -1,0 +1,1 @@
+"""Machines: what this one is, and (later) the catalog of chips and systems."""

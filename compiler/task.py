@@ -1,0 +1,36 @@
+"""What the user asked for: one frozen value that every pass receives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..ir.dims import Range
+from .capabilities import Capabilities
+from .hardware.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The one precision policy: element types by role, by their short names."""
+
+    weights: str = "f32"
+    compute: str = "f32"
+    accumulate: str = "f32"
+    kv: str = "f32"
+    gradients: str = "f32"
+    optimizer: str = "f32"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Machine, backend capabilities, precision, and the ranges of the symbols.
+
+    fuse: False leaves every op as captured (for comparison and for bisecting).
+    """
+
+    machine: Machine
+    capabilities: Capabilities
+    precision: Precision = Precision()
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    fuse: bool = True

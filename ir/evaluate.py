@@ -1,0 +1,150 @@
+"""Running a program in numpy: the meaning that every backend is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import dims
+from .diagnostics import RunError
+from .dims import Expr
+from .dtypes import f64
+from .graph import Graph, Node, Program, Value, callee
+from .weights import materialize
+
+Arrays = Mapping[str, np.ndarray]
+OnNode = Callable[[str, Node, tuple[np.ndarray, ...]], None]
+
+
+def bind(graph: Graph, inputs: Arrays, symbols: Mapping[str, dims.Range]) -> dict[str, int]:
+    """The size of every symbol, read from the inputs' shapes.
+
+    Raises: RunError on a missing or unknown input, a wrong dtype or rank, a size out of range, or two inputs
+    that disagree.
+    """
+    names = {v.name for v in graph.inputs}
+    for problem, odd in (("missing", names - set(inputs)), ("unknown", set(inputs) - names)):
+        if odd:
+            raise RunError(
+                f"{problem} input {', '.join(sorted(odd))}",
+                hint=f"the inputs are {', '.join(f'{v.name}: {v.type}' for v in graph.inputs)}",
+            )
+    sizes: dict[str, int] = {}
+    later: list[tuple[Value, dims.Dim, int]] = []
+    for value in graph.inputs:
+        array = inputs[value.name]
+        if array.dtype != value.type.dtype.numpy or array.ndim != value.type.rank:
+            raise RunError(
+                f"input {value.name!r} is {value.type}", found=f"{array.dtype}{list(array.shape)}"
+            )
+        for dim, size in zip(value.type.shape, array.shape, strict=True):
+            if isinstance(dim, Expr) and str(dim).isidentifier():
+                name = str(dim)
+                if sizes.setdefault(name, size) != size:
+                    raise RunError(f"{name} is {sizes[name]} in one input and {size} in {value.name!r}")
+                if name in symbols and size not in symbols[name]:
+                    raise RunError(f"{name} is {size}, outside {symbols[name]}", found=f"input {value.name!r}")
+            else:
+                later.append((value, dim, size))
+    for value, dim, size in later:
+        if dims.evaluate(dim, sizes) != size:
+            raise RunError(f"input {value.name!r} is {value.type}", found=f"{list(inputs[value.name].shape)}")
+    return sizes
+
+
+def resolve(attr: Any, sizes: dims.Bindings) -> Any:
+    """An attribute with its symbols replaced by sizes."""
+    if isinstance(attr, Expr):
+        return dims.evaluate(attr, sizes)
+    if isinstance(attr, tuple):
+        return tuple(resolve(a, sizes) for a in attr)
+    return attr
+
+
+class Evaluator:
+    """Runs one program. Weights are read once.
+
+    float64: every floating type is computed in f64, for judging others' rounding.
+    folder:  what relative weight files are relative to.
+    """
+
+    def __init__(
+        self, program: Program, *, folder: Path | None = None, float64: bool = False,
+        on_node: OnNode | None = None,
+    ) -> None:  # fmt: skip
+        self.program, self.folder, self.float64, self.on_node = program, folder, float64, on_node
+        self._weights: dict[str, np.ndarray] = {}
+
+    def run(self, inputs: Arrays, entry: str | None = None) -> dict[str, np.ndarray]:
+        """Outputs by name. Raises: RunError on inputs that do not fit."""
+        name = entry or self.program.entries[0]
+        graph = self.program.functions[name]
+        sizes = bind(graph, inputs, self.program.symbols)
+        given = [self._cast(inputs[v.name], v) for v in graph.inputs]
+        outs = self.graph(graph, given, sizes, "")
+        return dict(zip(graph.output_names, outs, strict=True))
+
+    def graph(
+        self, graph: Graph, inputs: list[np.ndarray | None], sizes: Mapping[str, int], path: str
+    ) -> list[np.ndarray]:
+        """Runs one graph; a value is dropped after its last use."""
+        env: dict[Value, np.ndarray | None] = dict(zip(graph.inputs, inputs, strict=True))
+        last = {v: i for i, node in enumerate(graph.nodes) for v in node.inputs if v is not None}
+        keep = set(graph.outputs)
+        for i, node in enumerate(graph.nodes):
+            arrays = [None if v is None else env[v] for v in node.inputs]
+            results = self.node(node, arrays, sizes, path)
+            env.update(zip(node.outputs, results, strict=True))
+            for v in node.inputs:
+                if v is not None and last[v] == i and v not in keep:
+                    env.pop(v, None)
+        return [self._present(env[v]) for v in graph.outputs]
+
+    def node(
+        self, node: Node, arrays: list[np.ndarray | None], sizes: Mapping[str, int], path: str
+    ) -> tuple[np.ndarray, ...]:
+        name = callee(node)
+        if name is not None:
+            inner = f"{path}/{node.outputs[0].name}"
+            results = tuple(self.graph(self.program.functions[name], arrays, sizes, inner))
+        elif node.op.name == "weight":
+            results = (self._weight(node.attrs["name"]),)
+        else:
+            attrs = {k: resolve(v, sizes) for k, v in node.attrs.items()}
+            if self.float64 and "dtype" in attrs and attrs["dtype"].is_float:
+                attrs["dtype"] = f64
+            with np.errstate(all="ignore"):
+                raw = node.op.reference(*arrays, **attrs)
+            outs = raw if isinstance(raw, tuple) else (raw,)
+            results = tuple(
+                self._cast(np.asarray(a), v) for a, v in zip(outs, node.outputs, strict=True)
+            )
+        if self.on_node is not None:
+            self.on_node(path, node, results)
+        return results
+
+    def _weight(self, name: str) -> np.ndarray:
+        if name not in self._weights:
+            array = materialize(self.program.weights[name], self.folder)
+            if self.float64 and self.program.weights[name].type.dtype.is_float:
+                array = array.astype(np.float64)
+            self._weights[name] = array
+        return self._weights[name]
+
+    def _cast(self, array: np.ndarray, value: Value) -> np.ndarray:
+        dtype = value.type.dtype
+        target = np.dtype(np.float64) if self.float64 and dtype.is_float else dtype.numpy
+        return array if array.dtype == target else array.astype(target)
+
+    @staticmethod
+    def _present(array: np.ndarray | None) -> np.ndarray:
+        assert array is not None
+        return array
+
+
+def evaluate(program: Program, inputs: Arrays, entry: str | None = None, **options: Any) -> dict[str, np.ndarray]:
+    """Runs a program once in numpy; see `Evaluator` for the options."""
+    return Evaluator(program, **options).run(inputs, entry)

@@ -1,0 +1,21 @@
+"""The op definitions, one family a file. Importing this fills `ir.op.OPS`."""
+
+from . import (
+    attention,
+    cache,
+    collective,
+    contract,
+    elementwise,
+    index,
+    moe,
+    norm,
+    quantize,
+    reduce,
+    shape,
+    structure,
+)
+
+__all__ = [
+    "attention", "cache", "collective", "contract", "elementwise", "index", "moe", "norm", "quantize", "reduce",
+    "shape", "structure",
+]  # fmt: skip

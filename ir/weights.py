@@ -1,0 +1,168 @@
+"""A weight is a reference or a recipe; its bytes are read once, when something is built or run."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+from .diagnostics import LoadError
+from .dtypes import DTYPES
+from .op import Attrs, Op
+from .tensor import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a safetensors file, opened by memory map. `sha256` is of its bytes, "" when not yet known."""
+
+    file: str
+    key: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """An array in memory (a torch parameter shares its storage), or None: shape only, as on the meta device."""
+
+    array: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """An op applied to other weights: `transpose(w)`, `concat(wq, wk, wv)`. Its numpy reference is its meaning."""
+
+    op: Op
+    attrs: Attrs
+    inputs: tuple[Weight, ...]
+
+
+Source = Union[Stored, Held, Recipe]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """A typed tensor that does not depend on the user's input. Shapes hold ints only."""
+
+    type: TensorType
+    source: Source = field(default_factory=Held)
+
+
+def materialize(weight: Weight, folder: Path | None = None) -> np.ndarray:
+    """The array: a memory-mapped or shared view for a reference, computed for a recipe.
+
+    `folder` is what relative file names of `Stored` are relative to.
+    Raises: LoadError where the bytes are not at hand.
+    """
+    source = weight.source
+    if isinstance(source, Held):
+        if source.array is None:
+            raise LoadError(
+                "a weight has a shape but no bytes", found=str(weight.type),
+                hint="the program was captured without weights; capture it from a checkpoint to run it",
+            )  # fmt: skip
+        return source.array
+    if isinstance(source, Stored):
+        path = (folder / source.file) if folder else Path(source.file)
+        return open_safetensors(path)[source.key]
+    arrays = [materialize(w, folder) for w in source.inputs]
+    result = source.op.reference(*arrays, **source.attrs)
+    assert isinstance(result, np.ndarray)
+    return np.ascontiguousarray(result, dtype=weight.type.dtype.numpy)
+
+
+def leaves(weight: Weight) -> Iterator[Weight]:
+    """The references that a weight's bytes come from."""
+    if isinstance(weight.source, Recipe):
+        for w in weight.source.inputs:
+            yield from leaves(w)
+    else:
+        yield weight
+
+
+_SAFETENSORS = {
+    "F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I64": "i64", "I32": "i32",
+    "I16": "i16", "I8": "i8", "U8": "u8", "BOOL": "bool",
+}  # fmt: skip
+SAFETENSORS_NAMES = {ours: theirs for theirs, ours in _SAFETENSORS.items()}
+
+
+class TensorFile(Mapping[str, np.ndarray]):
+    """A safetensors file under a memory map: name -> read-only array without a copy.
+
+    Raises: LoadError on a file that is not one, or whose header points outside the data.
+    Source: the format's description, https://github.com/huggingface/safetensors#format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(0)
+                length = int.from_bytes(file.read(8), "little")
+                if size < 8 or not 2 <= length <= min(size - 8, 100_000_000):
+                    raise LoadError(f"{path.name} is not a safetensors file")
+                self.header: dict[str, Any] = json.loads(file.read(length))
+                self._data = np.frombuffer(
+                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8
+                )[8 + length :]
+        except (OSError, ValueError) as error:
+            raise LoadError(f"cannot open {path.name}: {error}") from error
+        self.metadata: dict[str, str] = self.header.pop("__metadata__", {})
+        self.start = 8 + length
+        for name, entry in self.header.items():
+            self._check(name, entry)
+
+    def _check(self, name: str, entry: Any) -> None:
+        try:
+            begin, end = entry["data_offsets"]
+            bits = DTYPES[_SAFETENSORS[entry["dtype"]]].bits
+            count = 1
+            for size in entry["shape"]:
+                if type(size) is not int or size < 0:
+                    raise ValueError
+                count *= size
+            if not 0 <= begin <= end <= len(self._data) or (end - begin) * 8 != count * bits:
+                raise ValueError
+        except (KeyError, TypeError, ValueError) as error:
+            raise LoadError(f"{self.path.name}: the header entry of {name!r} is broken") from error
+
+    def span(self, name: str) -> tuple[int, int]:
+        """(offset in the file, length in bytes) of a tensor."""
+        begin, end = self.header[name]["data_offsets"]
+        return self.start + begin, end - begin
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.header:
+            raise LoadError(f"{self.path.name} holds no tensor {name!r}")
+        entry = self.header[name]
+        begin, end = entry["data_offsets"]
+        dtype = DTYPES[_SAFETENSORS[entry["dtype"]]].numpy
+        return self._data[begin:end].view(dtype).reshape(entry["shape"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.header)
+
+    def __len__(self) -> int:
+        return len(self.header)
+
+
+@lru_cache(maxsize=64)
+def _opened(path: str, stamp: tuple[int, int]) -> TensorFile:
+    return TensorFile(Path(path))
+
+
+def open_safetensors(path: Path) -> TensorFile:
+    """The file under a memory map; opened once as long as it does not change."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise LoadError(f"cannot open {path.name}: {error.strerror}") from error
+    return _opened(str(path.resolve()), (stat.st_mtime_ns, stat.st_size))
