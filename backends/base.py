@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,35 +12,38 @@ import numpy as np
 from ..compiler.capabilities import Capabilities
 from ..compiler.hardware.machine import Machine
 from ..compiler.plan import Plan
+from .signature import Signature, TensorSpec
 
 Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """An input or output as a user sees it; `shape` holds ints and dims in text form (`batch`)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a backend wrote: the folder, and what it must be told to open it again.
+    """What a backend wrote, and what it must be told to open it again.
 
+    folder:  the backend's own folder.
+    weights: the safetensors file with the final weights, under the names of the program's table.
+    entries: how each entry is called.
     options: small JSON values of the backend's own (file names, provider).
     """
 
     folder: Path
+    weights: Path
+    entries: Mapping[str, Signature]
     options: Mapping[str, object] = field(default_factory=dict)
 
 
 class Runner(Protocol):
     """An opened program."""
 
-    def run(self, entry: str, inputs: Arrays, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
-        """Runs an entry once. Raises: RunError on inputs that do not fit."""
+    def run(
+        self, entry: str, inputs: Arrays, outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Runs an entry once; `outputs` names those wanted, all by default.
+
+        Raises: RunError on inputs that do not fit, or outputs that the entry does not have.
+        """
         ...
 
     def close(self) -> None:
@@ -53,8 +56,21 @@ class Backend(Protocol):
 
     name: str
 
-    def capabilities(self, machine: Machine) -> Capabilities: ...
+    def versions(self) -> dict[str, str]:
+        """The libraries that its files will run on, with their versions."""
+        ...
 
-    def build(self, plan: Plan, out: Path) -> Built: ...
+    def capabilities(self, machine: Machine) -> Capabilities:
+        """What it takes on that machine."""
+        ...
 
-    def open(self, built: Built, *, threads: int | None = None) -> Runner: ...
+    def build(self, plan: Plan, out: Path, weights: Path) -> Built:
+        """Writes files under `out` only; `weights` is written before. Raises: BuildError."""
+        ...
+
+    def open(self, built: Built, *, threads: int | None = None) -> Runner:
+        """Opens what was built; `threads` None takes one per core. Raises: LoadError."""
+        ...
+
+
+__all__ = ["WEIGHTS", "Arrays", "Backend", "Built", "Runner", "Signature", "TensorSpec"]

@@ -126,6 +126,10 @@ class Op:
         """Its meaning, in numpy; absent inputs are None and dims in attrs arrive as ints."""
         raise GraphError(f"{self.name}: has no numpy reference")
 
+    def axes_for(self, *types: Any, **attrs: Any) -> str:
+        """`axes` for these very inputs, where their rank or number decides."""
+        return self.axes
+
     # `decompose(self, b, *values, **attrs) -> Value | tuple` emits simpler ops through the builder `b`;
     # ops without one leave it None.
     decompose: ClassVar[Any] = None

@@ -1,21 +1,5 @@
 """The op definitions, one family a file. Importing this fills `ir.op.OPS`."""
 
-from . import (
-    attention,
-    cache,
-    collective,
-    contract,
-    elementwise,
-    index,
-    moe,
-    norm,
-    quantize,
-    reduce,
-    shape,
-    structure,
-)
+from . import attention, contract, elementwise, index, norm, reduce, shape, structure
 
-__all__ = [
-    "attention", "cache", "collective", "contract", "elementwise", "index", "moe", "norm", "quantize", "reduce",
-    "shape", "structure",
-]  # fmt: skip
+__all__ = ["attention", "contract", "elementwise", "index", "norm", "reduce", "shape", "structure"]

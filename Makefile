@@ -1,0 +1,75 @@
+# Two commands do everything on a fresh Linux machine with Python >= 3.11: `make demo` and `make test`.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# Installed again only when pyproject.toml changes.
+HASH := $(shell sha256sum pyproject.toml | cut -c1-16)
+INSTALLED := $(VENV)/.installed-$(HASH)
+DEV := $(VENV)/.installed-dev-$(HASH)
+# What `make check` runs of the tests: those that need neither torch nor a model.
+FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler
+PYTEST_ARGS ?=
+
+.PHONY: help install demo test test-slow check format bench clean distclean
+
+help:
+	@echo "make demo       install, compile two models with real weights, verify and use them"
+	@echo "make test       install what tests need, run them (under 10 minutes on 2 cores)"
+	@echo "make test-slow  the tests left out of that: full-size models, a GPU where there is one"
+	@echo "make check      ruff, mypy and the fast tests, under a minute"
+	@echo "make bench      time our bundles against their peers, write docs/benchmarks.md"
+	@echo "make clean      remove what these commands made, but the installation (make distclean)"
+
+install: $(INSTALLED)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch is named first and in the same command, so that no other package can pull another build of it.
+$(INSTALLED): | $(BIN)/python
+	@echo "== installing into $(VENV); the first time this fetches torch and ONNX Runtime, 0.5 to 3 GB"
+	$(BIN)/python -m pip install --quiet "pip>=25.1"
+	$(BIN)/python -m pip install "torch==2.13.*" -e ".[all]"
+	$(BIN)/python -m pip install --no-deps $$($(BIN)/python -c \
+		'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["demo"])')
+	@rm -f $(VENV)/.installed-*; touch $@
+
+$(DEV): $(INSTALLED)
+	@echo "== installing the test tools into $(VENV)"
+	$(BIN)/python -m pip install --group dev
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m tundish demo
+
+test: $(DEV)
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: $(DEV)
+	$(BIN)/python -m pytest -m "slow or gpu" $(PYTEST_ARGS)
+
+# The type checker sees the checkout under the name of the package through this link.
+build/link/tundish:
+	@mkdir -p build/link && ln -sfn ../.. $@
+
+check: $(DEV) build/link/tundish
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(FAST) $(PYTEST_ARGS)
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tundish bench --write docs/benchmarks.md
+
+clean:
+	rm -rf build dist demo *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

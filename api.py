@@ -1,0 +1,451 @@
+"""The verbs: one short function each, where models and everything else meet."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .backends.bundle import Bundle, open_bundle, write_bundle
+from .compiler.task import Precision, Task
+from .ir.diagnostics import CaptureError, CompileError, LoadError, TundishError
+from .ir.dims import Range
+from .ir.graph import Program
+from .profiler.report.progress import Progress, silent
+
+PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
+Span = Range | str | int | None
+
+
+def compile(
+    model: Any,
+    output: str | Path | None = None,
+    *,
+    target: str = "cpu",
+    backend: str = "onnxruntime",
+    task: str | None = None,
+    batch: Span = None,
+    seq: Span = None,
+    precision: str = "fp32",
+    inputs: Mapping[str, Any] | None = None,
+    print_after: str | None = None,
+    progress: Progress = silent,
+) -> Bundle:
+    """Compiles a model into a bundle: captured, optimised, built, with the original's answers stored beside it.
+
+    model:     a path or name as on the command line, a torch module (then `inputs` are sample tensors by name),
+               or a Program.
+    output:    the bundle's folder, replaced as a whole if it exists; a temporary one when None.
+    batch, seq: the sizes to allow, a Range or `1..8`; by default 1..8 and 1..512, at most what the model can take.
+    precision: fp32, fp16 or bf16.
+    Raises: CaptureError, CompileError, BuildError, each with the user's line.
+    """
+    from .backends.registry import get_backend
+    from .compiler.driver import compile_program
+    from .compiler.hardware.machine import this_machine
+    from .profiler.parity import pack, record
+
+    if precision not in PRECISIONS:
+        raise CompileError(f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
+    machine, engine = this_machine(target), get_backend(backend)
+    capabilities = engine.capabilities(machine)
+    work = _Work(model, task, batch, seq, inputs, progress)
+    dtype = PRECISIONS[precision]
+    plan = compile_program(
+        work.program,
+        Task(machine, capabilities, Precision(weights=dtype, compute=dtype), work.program.symbols),
+        print_after=(print_after,) if print_after else (),
+        on_pass=lambda name: progress(f"pass {name}", 0.45),
+    )
+    progress("asking the original model", 0.55)
+    cases = record(work.call, work.cases(), work.program)
+    progress("writing the bundle", 0.8)
+    folder, finalize = (Path(output), None) if output is not None else _temporary(work.name)
+    bundle = write_bundle(
+        folder, plan, engine, cases=pack(cases, work.origin), extra_files=work.files,
+        info={"name": work.name, "precision": precision, "notes": list(work.notes)},
+    )  # fmt: skip
+    if finalize is not None:
+        weakref.finalize(bundle, finalize)
+    progress("done", 1.0)
+    return bundle
+
+
+def capture(
+    model: Any, *, task: str | None = None, batch: Span = None, seq: Span = None,
+    inputs: Mapping[str, Any] | None = None, output: str | Path | None = None, progress: Progress = silent,
+) -> Program:  # fmt: skip
+    """Captures a model as a Program with repeated layers folded; saves it as a folder where `output` is given."""
+    from .ir.fold import fold
+    from .ir.save import save
+
+    program = fold(_Work(model, task, batch, seq, inputs, progress).program)
+    if output is not None:
+        save(program, Path(output))
+    return program
+
+
+def load(path: str | Path, *, threads: int | None = None) -> Bundle:
+    """Opens a bundle; every file is checked against the manifest first. Raises: LoadError."""
+    return open_bundle(Path(path), threads=threads)
+
+
+def run(
+    bundle: str | Path | Bundle, inputs: Mapping[str, Any], *, output: str | Path | None = None,
+    entry: str | None = None, threads: int | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Runs a bundle once; an input is an array, a .npy file, or "random" (seeded). Rows describe the outputs."""
+    opened = bundle if isinstance(bundle, Bundle) else load(bundle, threads=threads)
+    outputs = opened.run(_arrays(opened, inputs), entry=entry)
+    folder = Path(output) if output is not None else None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, array in outputs.items():
+        row: dict[str, Any] = {"output": name, "dtype": str(array.dtype), "shape": list(array.shape)}
+        if folder is not None:
+            np.save(folder / f"{name}.npy", array)
+            row["file"] = str(folder / f"{name}.npy")
+        rows.append(row)
+    return rows
+
+
+def verify(
+    bundle: str | Path | Bundle, *, against: Any = None, bisect: bool = False, threads: int | None = None
+) -> Any:
+    """Replays the stored cases of the original model, or reruns the original (`against`); a `parity.Report`.
+
+    Raises: LoadError where the stored answers are not an original's.
+    """
+    from .profiler import parity
+    from .profiler.bisect import first_difference
+
+    opened = bundle if isinstance(bundle, Bundle) else load(bundle, threads=threads)
+    cases, origin = parity.unpack(opened.path)
+    if against is not None:
+        work = _Work(against, None, None, None, None, silent)
+        original = work.call
+        cases = parity.record(original, [(c.name, c.inputs) for c in cases], opened.program)
+        origin = work.origin
+    if origin.startswith("tundish"):
+        raise LoadError(
+            "the stored answers came from Tundish itself and prove nothing",
+            hint="compile from the original model, or give it with --against",
+        )
+    report = parity.compare(opened.run, cases, PRECISIONS[opened.manifest["precision"]], origin)
+    if bisect and not report.passed:
+        report.first_difference = first_difference(opened, cases)
+        report.notes.append(report.first_difference["text"])
+    return report
+
+
+def export(
+    model: Any, output: str | Path, *, portable: bool = False, opset: int | None = None, task: str | None = None,
+    batch: Span = None, seq: Span = None, inputs: Mapping[str, Any] | None = None, progress: Progress = silent,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes an ONNX file; weights above 2 GB go to one file of external data beside it.
+
+    portable: standard ONNX ops only, at any opset from 17.
+    Raises: CompileError where an op does not exist at that opset.
+    """
+    from .backends.onnxruntime.export import export_onnx
+    from .compiler.driver import compile_program
+    from .compiler.hardware.machine import this_machine
+
+    from .backends.onnxruntime.backend import OnnxRuntime
+
+    work = _Work(model, task, batch, seq, inputs, progress)
+    capabilities = OnnxRuntime(portable=portable, opset=opset).capabilities(this_machine())
+    plan = compile_program(work.program, Task(this_machine(), capabilities, ranges=work.program.symbols))
+    progress("writing", 0.7)
+    row = export_onnx(plan, Path(output), portable=portable, opset=opset)
+    progress("done", 1.0)
+    return row
+
+
+def show(model: Any, *, task: str | None = None, optimized: bool = False) -> dict[str, Any]:
+    """What was captured: inputs, outputs, functions and op counts (calls expanded), and the program's text."""
+    from .ir.fold import fold
+    from .ir.text import to_text
+    from .ir.walk import op_counts
+
+    work = _Work(model, task, None, None, None, silent)
+    program = _optimized(work.program) if optimized else fold(work.program)
+    entry = program.functions[program.entries[0]]
+    counts = op_counts(program)
+    return {
+        "model": work.name,
+        "inputs": {v.name: str(v.type) for v in entry.inputs},
+        "outputs": {n: str(v.type) for n, v in zip(entry.output_names, entry.outputs, strict=True)},
+        "symbols": {n: str(r) for n, r in program.symbols.items()},
+        "functions": {n: len(g.nodes) for n, g in program.functions.items()},
+        "nodes": sum(counts.values()),
+        "op_counts": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        "text": to_text(program),
+    }
+
+
+def account(model: Any, *, batch: int = 1, seq: int = 128, task: str | None = None) -> dict[str, Any]:
+    """Parameters, FLOPs and bytes, exact, by module and op, at one batch and sequence length.
+
+    Counted on the captured program with norms, attention and activations raised to single ops, before fusion.
+    """
+    from .profiler.account import account as count
+
+    work = _Work(model, task, f"1..{max(batch, 1)}", f"1..{max(seq, 1)}", None, silent)
+    return count(_optimized(work.program, fuse=False), {"batch": batch, "seq": seq})
+
+
+def bench(
+    model: Any = None, *, peers: list[str] | None = None, batch: int = 1, seq: int = 128, rounds: int = 15,
+    threads: int | None = None, write: str | Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Times our bundle against its peers, interleaved, each in a process of its own; rows with ratios.
+
+    model: a model, or None for the workloads of docs/benchmarks.md. write: the markdown file to rewrite.
+    """
+    from .profiler.compare import run_benchmarks
+
+    return run_benchmarks(model, peers=peers, batch=batch, seq=seq, rounds=rounds, threads=threads, write=write)
+
+
+def models() -> list[dict[str, Any]]:
+    """The models that have a name: zoo architectures with seeded random weights, installed real ones."""
+    from .models.zoo import models as rows
+
+    return rows()
+
+
+def targets() -> list[dict[str, Any]]:
+    """Targets, and whether the backends that serve them are usable here."""
+    from .backends.registry import targets as rows
+
+    return rows()
+
+
+def ops() -> list[dict[str, Any]]:
+    """Every op and how each backend takes it: lowered, decomposed, or declined with a reason."""
+    from .backends.registry import op_table
+
+    return op_table()
+
+
+def doctor() -> list[dict[str, Any]]:
+    """What is installed, what is missing, and what to do about it."""
+    from .backends.registry import doctor as rows
+
+    return rows()
+
+
+def explain(bundle: Bundle) -> list[dict[str, Any]]:
+    """What each pass did and declined when this bundle was compiled."""
+    return list(json.loads((bundle.path / "notes.json").read_text()))
+
+
+def summary(bundle: Bundle) -> dict[str, Any]:
+    """The bundle in one row: where, how large, for what, and what it needs at run time."""
+    manifest = bundle.manifest
+    return {
+        "bundle": str(bundle.path),
+        "bytes": sum(f["bytes"] for f in manifest["files"].values()),
+        **{k: manifest[k] for k in ("name", "target", "backend", "precision", "symbols", "memory", "notes")},
+    }
+
+
+def demo(output: str | Path = "demo", *, progress: Progress = silent) -> list[dict[str, Any]]:
+    """Compiles all-MiniLM-L6-v2 and SmolLM2-135M with their real weights, verifies them, and uses them."""
+    from .backends.tokenizer import continuation, neighbours
+
+    rows = []
+    jobs: list[tuple[str, Callable[[Bundle], dict[str, Any]]]] = [("minilm", neighbours), ("smollm2", continuation)]
+    for i, (name, use) in enumerate(jobs):
+        stage = lambda text, share, i=i, name=name: progress(f"{name}: {text}", (i + share) / len(jobs))
+        bundle = compile(name, Path(output) / f"{name}.tundish", progress=stage)
+        stage("verifying", 0.95)
+        report = verify(bundle)
+        rows.append({"model": name, **summary(bundle), **report.to_json(), **use(bundle)})
+    return rows
+
+
+# -- what the verbs share -------------------------------------------------------------------------------
+
+
+class _Work:
+    """A model on its way into the compiler: captured once, and able to answer as the original does."""
+
+    def __init__(
+        self, model: Any, task: str | None, batch: Span, seq: Span, inputs: Mapping[str, Any] | None,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        self.ranges = {"batch": _range("batch", batch, DEFAULT_BATCH), "seq": _range("seq", seq, DEFAULT_SEQ)}
+        self.source: Any = None
+        self.notes: tuple[str, ...] = ()
+        saved = _saved_program(model)
+        if saved is not None:
+            self.name, self.program = saved
+            return
+        progress("loading the model", 0.0)
+        self.source = _source(model, task, inputs)
+        self.name, self.notes = self.source.name, tuple(self.source.notes)
+        self._limit_seq(asked=seq is not None)
+        progress("capturing", 0.25)
+        self.program = _captured(self.source, self.ranges)
+
+    def _limit_seq(self, asked: bool) -> None:
+        """No longer than the model's positions allow. Raises: CaptureError where more was asked for."""
+        longest, span = self.source.max_seq, self.ranges["seq"]
+        if longest is None or (span.high is not None and span.high <= longest):
+            return
+        if asked and span.high is not None:
+            raise CaptureError(f"{self.name} takes at most {longest} positions", found=f"--seq {span}")
+        self.ranges["seq"] = Range(span.low, longest)
+
+    @property
+    def origin(self) -> str:
+        """Who answers the cases."""
+        if self.source is None:
+            return "tundish numpy evaluator"
+        import torch
+
+        return f"torch {torch.__version__.split('+')[0]} eager"
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        return {} if self.source is None else self.source.tokenizer_files()
+
+    def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        if self.source is not None:
+            return dict(self.source.call(inputs))
+        from .ir.evaluate import evaluate
+
+        return evaluate(self.program, inputs)
+
+    def cases(self) -> list[tuple[str, dict[str, np.ndarray]]]:
+        """Seeded inputs within the compiled sizes; a saved graph has no original to ask."""
+        if self.source is None:
+            return []
+        from .models.cases import cases
+
+        spans = [(r.low, r.high if r.high is not None else d.high or r.low) for r, d in (
+            (self.ranges["batch"], DEFAULT_BATCH), (self.ranges["seq"], DEFAULT_SEQ))]  # fmt: skip
+        return [(c.name, c.inputs) for c in cases(self.source, *spans)]
+
+
+def _source(model: Any, task: str | None, inputs: Mapping[str, Any] | None) -> Any:
+    """Loads a model, after checking that it will fit. Raises: CaptureError."""
+    from .models.errors import ModelError
+    from .models.open import estimate_bytes, open_model
+
+    try:
+        _check_fits(estimate_bytes(model))
+        return open_model(model, task=task, inputs=inputs)
+    except ModelError as error:
+        raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
+
+
+def _check_fits(weight_bytes: int | None) -> None:
+    """Refuses before any work starts. Peak while compiling is 1.5 x weights + 1 GiB at most."""
+    from .compiler.hardware.machine import available_memory_bytes
+    from .profiler.report.table import size
+
+    needed, free = int((weight_bytes or 0) * 1.5) + (1 << 30), available_memory_bytes()
+    if weight_bytes is not None and needed > free:
+        raise CompileError(
+            f"compiling needs {size(needed)} of memory, and {size(free)} are free",
+            found=f"{size(weight_bytes)} of weights (the peak is 1.5 times that and 1 GiB)",
+            hint="free memory, or compile on a larger machine",
+        )
+
+
+def _captured(source: Any, ranges: Mapping[str, Range]) -> Program:
+    """The source's program, flat. Sample sizes are odd and at least 2, so that none is taken for a constant."""
+    import torch
+
+    from .ir.capture.from_torch import capture as capture_torch
+    from .models.cases import make
+
+    arrays = make(source, 2, _sample(ranges["seq"]), np.random.default_rng(0))
+    samples = {k: torch.from_numpy(v) for k, v in arrays.items()}
+    axes = {s.name: {i: d for i, d in enumerate(s.dims) if isinstance(d, str)} for s in source.inputs}
+    return capture_torch(
+        source.module, samples, axes, outputs=source.outputs, constants=source.constants,
+        by_position=source.by_position, ranges=ranges,
+    )  # fmt: skip
+
+
+def _sample(seq: Range) -> int:
+    return max(2, min(7, seq.high or 7))
+
+
+def _saved_program(model: Any) -> tuple[str, Program] | None:
+    from .ir.save import load as load_program
+
+    if isinstance(model, Program):
+        return "program", model
+    if isinstance(model, (str, Path)) and (Path(model) / "program.txt").is_file():
+        return Path(model).stem, load_program(Path(model))
+    return None
+
+
+def _optimized(program: Program, fuse: bool = True) -> Program:
+    from .backends.registry import get_backend
+    from .compiler.driver import compile_program
+    from .compiler.hardware.machine import this_machine
+
+    name = "onnxruntime" if fuse else "reference"
+    task = Task(this_machine(), get_backend(name).capabilities(this_machine()), ranges=program.symbols, fuse=fuse)
+    return compile_program(program, task).program
+
+
+def _range(name: str, asked: Span, default: Range) -> Range:
+    """`4`, `1..8` or `1..` as a Range. Raises: TundishError."""
+    if asked is None:
+        return default
+    if isinstance(asked, Range):
+        return asked
+    low, dots, high = str(asked).partition("..")
+    try:
+        first = int(low)
+        last = int(high) if high else None if dots else first
+        if first < 1 or (last is not None and last < first):
+            raise ValueError
+    except ValueError:
+        raise TundishError(f"--{name} takes a size or a range such as 1..8, got {asked!r}") from None
+    return Range(first, last)
+
+
+def _arrays(bundle: Bundle, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays from arrays, .npy files and the word "random". Raises: LoadError."""
+    from .backends.signature import random_inputs
+
+    found: dict[str, np.ndarray] = {}
+    drawn = random_inputs(bundle.inputs, bundle.manifest["symbols"])
+    for name, value in inputs.items():
+        if isinstance(value, np.ndarray):
+            found[name] = value
+        elif str(value) == "random":
+            if name not in drawn:
+                raise LoadError(f"the bundle has no input {name!r}", hint=f"it has {', '.join(drawn)}")
+            found[name] = drawn[name]
+        else:
+            found[name] = _npy(name, Path(value))
+    return found
+
+
+def _npy(name: str, path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise LoadError(f"input {name!r}: cannot read {path}: {error}", hint="give a .npy file") from error
+
+
+def _temporary(name: str) -> tuple[Path, Callable[[], None]]:
+    """A bundle folder that lives as long as its Bundle."""
+    folder = tempfile.TemporaryDirectory(prefix="tundish-")
+    return Path(folder.name) / f"{Path(name).name}.tundish", folder.cleanup

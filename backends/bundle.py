@@ -1,0 +1,110 @@
+"""The bundle: a folder that runs without torch, transformers or onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..compiler.hardware.machine import this_machine
+from ..ir.diagnostics import LoadError
+from . import registry
+from .base import WEIGHTS, Built, Runner
+from .bundle_write import PLAN, write_bundle
+from .cases import Cases, read_cases
+from .manifest import Manifest, check_files, read_manifest
+from .signature import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from ..ir.graph import Program
+
+
+class Bundle:
+    """An opened bundle. Its backend's library is loaded when it first runs."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+        self.entries: dict[str, Signature] = {name: e.signature for name, e in manifest.entries.items()}
+        self._runners: dict[int | None, Runner] = {}
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the first entry takes."""
+        return next(iter(self.entries.values())).inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the first entry gives."""
+        return next(iter(self.entries.values())).outputs
+
+    @cached_property
+    def program(self) -> Program:
+        """The program as it was built, its weights referring to the bundle's file."""
+        from ..ir.text import parse
+
+        return parse((self.path / PLAN).read_text())
+
+    def cases(self) -> Cases:
+        """The stored cases of the original model."""
+        return read_cases(self.path)
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], entry: str | None = None, outputs: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """Runs an entry once, the first by default.
+
+        outputs: the names of those wanted. threads: one per core by default; fixed when first run with.
+        Raises: RunError on inputs that do not fit; LoadError where the backend cannot be opened.
+        """
+        return self.runner(threads).run(entry or next(iter(self.entries)), inputs, outputs)
+
+    def runner(self, threads: int | None = None) -> Runner:
+        """The backend's runner with so many threads, opened once."""
+        if threads not in self._runners:
+            m = self.manifest
+            built = Built(self.path / m.backend, self.path / WEIGHTS, self.entries, m.options)
+            self._runners[threads] = registry.get(m.backend).open(built, threads=threads)
+        return self._runners[threads]
+
+    def close(self) -> None:
+        """Frees the sessions; the bundle opens them again when it runs again."""
+        for runner in self._runners.values():
+            runner.close()
+        self._runners.clear()
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return f"<Bundle {m.name}: {m.backend} for {m.target}, entries {', '.join(m.entries)}>"
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Opens a bundle after checking it: schema, CPU features, then the size and hash of every file.
+
+    No library but numpy is loaded before all checks passed.
+    Raises: LoadError naming the file, or the feature, that is wrong.
+    """
+    path = Path(path)
+    if path.is_symlink() or not path.is_dir():
+        raise LoadError(f"{path.name} is not a bundle", hint="a bundle is the folder that `tundish compile -o` wrote")
+    manifest = read_manifest(path)
+    missing = sorted(set(manifest.features) - this_machine().features)
+    if missing:
+        raise LoadError(
+            f"{path.name} needs CPU features that this machine lacks: {', '.join(missing)}",
+            hint="compile it again on, or for, this machine",
+        )
+    check_files(path, manifest.files)
+    return Bundle(path, manifest)
+
+
+__all__ = ["Bundle", "open_bundle", "write_bundle"]

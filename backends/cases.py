@@ -1,0 +1,73 @@
+"""Stored cases: inputs and what the ORIGINAL model answered, kept in a bundle to verify it by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..ir.diagnostics import LoadError
+from ..ir.dtypes import from_numpy
+from ..ir.tensor import TensorType
+from ..ir.weights import Held, Weight, open_safetensors
+from .weight_out import write_weights
+
+ARRAYS, INDEX = "cases.safetensors", "cases.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One call of an entry. `name` says what it tests (`left padding`)."""
+
+    name: str
+    entry: str
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """origin: what made the outputs, with its version (`torch 2.13.0`, `onnxruntime 1.31.1`)."""
+
+    origin: str
+    cases: Sequence[Case]
+
+
+def write_cases(folder: Path, cases: Cases) -> None:
+    """Writes both files. Raises: OSError."""
+    arrays: dict[str, Weight] = {}
+    index = []
+    for i, case in enumerate(cases.cases):
+        for side, values in (("in", case.inputs), ("out", case.outputs)):
+            for name, array in values.items():
+                array = np.ascontiguousarray(array)
+                arrays[f"{i}/{side}/{name}"] = Weight(TensorType(from_numpy(array.dtype), array.shape), Held(array))
+        index.append(
+            {"name": case.name, "entry": case.entry, "inputs": list(case.inputs), "outputs": list(case.outputs)}
+        )
+    write_weights(folder / ARRAYS, arrays)
+    text = json.dumps({"origin": cases.origin, "cases": index}, indent=1, sort_keys=True)
+    (folder / INDEX).write_text(text + "\n")
+
+
+def read_cases(folder: Path) -> Cases:
+    """The cases of an opened bundle; none gives an empty set. Raises: LoadError."""
+    if not (folder / INDEX).is_file():
+        return Cases("", ())
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        arrays = open_safetensors(folder / ARRAYS)
+        cases = tuple(
+            Case(
+                c["name"], c["entry"],
+                {n: arrays[f"{i}/in/{n}"] for n in c["inputs"]},
+                {n: arrays[f"{i}/out/{n}"] for n in c["outputs"]},
+            )
+            for i, c in enumerate(index["cases"])
+        )  # fmt: skip
+        return Cases(index["origin"], cases)
+    except (ValueError, KeyError, TypeError) as error:
+        raise LoadError(f"{INDEX} is broken: {error}") from error

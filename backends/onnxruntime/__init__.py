@@ -1,0 +1,1 @@
+"""ONNX Runtime: the portable deployment backend, and the writer of ONNX files."""

@@ -1,0 +1,64 @@
+"""The three promises of the ONNX Runtime backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...compiler.capabilities import Capabilities, Fusion
+from ...compiler.hardware.machine import Machine
+from ...compiler.plan import Plan
+from ...ir.diagnostics import BuildError
+from ...ir.weights import TensorFile
+from ..base import Built, Runner
+from ..signature import signatures
+from .lower import STRUCTURE, declined, decomposed, table
+from .lower_fused import FUSED
+from .runner import PROVIDERS, OrtRunner
+
+
+class OnnxRuntime:
+    """ONNX models beside one weights file; CPU by default, CUDA on request."""
+
+    name = "onnxruntime"
+
+    def versions(self) -> dict[str, str]:
+        import onnxruntime
+
+        return {"onnxruntime": onnxruntime.__version__}
+
+    def capabilities(self, machine: Machine) -> Capabilities:
+        """ONNX Runtime chooses its kernels by CPU when it opens, so its files need no CPU features."""
+        return Capabilities(
+            self.name,
+            ops=frozenset(table()) | STRUCTURE,
+            decomposed=decomposed(),
+            declined=declined(),
+            dtypes=frozenset({"f32", "f16", "bf16", "i64", "i32", "bool"}),
+            fusions=frozenset(Fusion(anchor, epilogue) for anchor, epilogue in FUSED),
+        )
+
+    def build(self, plan: Plan, out: Path, weights: Path) -> Built:
+        """Writes `<entry>.onnx` (`<entry>.<n>.onnx` for further variants), whose weights lie in `weights`.
+
+        Raises: BuildError on an op that cannot be lowered, or an unknown target.
+        """
+        from .model import emit, external, proto
+
+        if plan.target not in PROVIDERS:
+            raise BuildError(f"ONNX Runtime has no target {plan.target!r}", hint=f"take {' or '.join(PROVIDERS)}")
+        stored = TensorFile(weights)
+        models: dict[str, list[dict[str, object]]] = {}
+        for entry, variants in plan.entries.items():
+            models[entry] = []
+            for i, variant in enumerate(variants):
+                model = emit(plan.program, variant.function)
+                spans = {key: (weights.name, *stored.span(key)) for key in model.weights}
+                text = proto(model, external(model, spans)).SerializeToString(deterministic=True)
+                file = f"{entry}.{i}.onnx" if i else f"{entry}.onnx"
+                (out / file).write_bytes(text)
+                guard = variant.guard
+                models[entry].append({"guard": [guard.symbol, guard.op, guard.value], "file": file})
+        return Built(out, weights, signatures(plan), {"models": models, "target": plan.target})
+
+    def open(self, built: Built, *, threads: int | None = None) -> Runner:
+        return OrtRunner(built, threads)

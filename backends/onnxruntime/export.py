@@ -1,0 +1,114 @@
+"""One ONNX file for others: weights inside below 2 GB, else in one file beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from ...compiler.plan import Plan
+from ...ir.diagnostics import BuildError
+from ...ir.weights import materialize
+from ..files import writing
+from .lower import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
+from .model import Model, emit, external, proto, tensor_header
+
+if TYPE_CHECKING:
+    import onnx
+
+PROTOBUF_LIMIT_BYTES = 2**31 - 1
+_PAGE = 4096
+# Field numbers and wire tags of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
+_GRAPH, _INITIALIZER, _RAW_DATA = b"\x3a", b"\x2a", b"\x4a"
+
+
+def export(
+    plan: Plan, out: Path, *, entry: str | None = None, portable: bool = False, opset: int | None = None,
+    limit_bytes: int = PROTOBUF_LIMIT_BYTES,
+) -> list[Path]:  # fmt: skip
+    """Writes one entry as an ONNX file and returns the files made.
+
+    portable: standard operators only. opset: 17 and later.
+    limit_bytes: from which size on the weights go to `<name>.data` beside it.
+    Raises: BuildError on an opset that is not supported, an op that cannot be lowered, or a disk that is full.
+    """
+    opset = DEFAULT_OPSET if opset is None else opset
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise BuildError(f"opset {opset} is not supported", hint=f"take one of {OLDEST_OPSET} to {NEWEST_OPSET}")
+    variants = plan.entries[entry or next(iter(plan.entries))]
+    model = emit(plan.program, variants[-1].function, opset=opset, portable=portable)
+    total = sum(int(str(t.bytes)) for t in model.types.values())
+    with writing(out.name):
+        if total + (1 << 24) < limit_bytes:
+            _replace(out, lambda file: _write_inline(model, plan, file))
+            return [out]
+        data = out.with_name(out.name + ".data")
+        spans: dict[str, tuple[str, int, int]] = {}
+        _replace(data, lambda file: spans.update(_write_data(model, plan, file, data.name)))
+        text = proto(model, external(model, spans)).SerializeToString(deterministic=True)
+        _replace(out, lambda file: file.write(text))
+        return [out, data]
+
+
+def _replace(path: Path, write: object) -> None:
+    """Writes a file aside and renames it, so that an interrupted run leaves the old one."""
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            write(file)  # type: ignore[operator]
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _arrays(model: Model, plan: Plan) -> Iterator[tuple[str, np.ndarray]]:
+    """Each weight in turn, so that one is in memory at a time."""
+    for key in model.weights:
+        yield key, np.ascontiguousarray(materialize(plan.program.weights[key]))
+
+
+def _write_data(model: Model, plan: Plan, file: IO[bytes], name: str) -> Mapping[str, tuple[str, int, int]]:
+    spans = {}
+    for key, array in _arrays(model, plan):
+        file.write(b"\0" * (-file.tell() % _PAGE))
+        spans[key] = (name, file.tell(), array.nbytes)
+        file.write(memoryview(array.reshape(-1).view(np.uint8)))
+    return spans
+
+
+def _write_inline(model: Model, plan: Plan, file: IO[bytes]) -> None:
+    """The protobuf by hand around the weights' bytes, which would otherwise stand in memory twice."""
+    whole = proto(model)
+    graph = whole.graph.SerializeToString(deterministic=True)
+    whole.ClearField("graph")
+    heads = {key: _head(model, key) for key in model.weights}
+    sizes = {key: int(str(t.bytes)) for key, t in model.types.items()}
+    length = len(graph) + sum(
+        len(_INITIALIZER) + len(_varint(len(head) + sizes[key])) + len(head) + sizes[key]
+        for key, head in heads.items()
+    )
+    file.write(whole.SerializeToString(deterministic=True) + _GRAPH + _varint(length) + graph)
+    for key, array in _arrays(model, plan):
+        file.write(_INITIALIZER + _varint(len(heads[key]) + sizes[key]) + heads[key])
+        file.write(memoryview(array.reshape(-1).view(np.uint8)))
+
+
+def _head(model: Model, key: str) -> bytes:
+    """A TensorProto up to the bytes of its raw_data."""
+    header: onnx.TensorProto = tensor_header(model.weights[key], model.types[key])
+    text: bytes = header.SerializeToString(deterministic=True)
+    return text + _RAW_DATA + _varint(int(str(model.types[key].bytes)))
+
+
+def _varint(value: int) -> bytes:
+    """Source: Protocol Buffers, "Encoding", base 128 varints."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])

@@ -1,0 +1,10 @@
+"""Which ops ONNX Runtime's CPU provider has kernels for in the types where it lacks many.
+
+An op that is not listed is computed in f32 between casts. f16 is not here: ONNX Runtime puts those casts itself.
+"""
+
+from __future__ import annotations
+
+_MOVES = frozenset({"cast", "reshape"})
+
+NATIVE: dict[str, frozenset[str]] = {"bf16": _MOVES}

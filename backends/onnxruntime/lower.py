@@ -1,0 +1,64 @@
+"""The table of lowerings, in layers: standard ONNX at opset 17, what later opsets bring, what ONNX Runtime adds.
+
+`table(opset, portable)` lays them over each other. An op that no layer takes is lowered through its own `decompose`,
+or stands in DECLINED with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Union
+
+from ...ir.graph import Node
+from ...ir.op import OPS
+from .emit import Emit
+
+Names = Union[str, list[str]]
+Lowering = Callable[[Emit, Node], Names]
+Table = dict[str, Lowering]
+
+STANDARD: Table = {}  # standard operators, opset 17 and later
+SINCE: dict[int, Table] = {20: {}, 23: {}}  # better forms that a later opset brings
+FAST: Table = {}  # ONNX Runtime's own operators, where they are faster
+OLDEST_OPSET, NEWEST_OPSET, DEFAULT_OPSET = 17, 24, 23
+
+STRUCTURE = frozenset({"weight", "constant", "dim_value", "call", "fused"})  # emitted by the walk itself
+DECLINED = {
+    name: "it moves data between devices; a plan for this backend runs on one"
+    for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "receive", "broadcast")
+}
+
+
+def lowers(table: Table, *names: str) -> Callable[[Lowering], Lowering]:
+    """Enters a lowering under the names of the ops it takes."""
+
+    def enter(function: Lowering) -> Lowering:
+        for name in names:
+            if name in table:
+                raise AssertionError(f"{name} is lowered twice in one table")
+            table[name] = function
+        return function
+
+    return enter
+
+
+@lru_cache
+def table(opset: int = DEFAULT_OPSET, portable: bool = False) -> Mapping[str, Lowering]:
+    """Op name -> lowering at that opset; `portable` leaves out ONNX Runtime's own operators."""
+    from . import lower_attention, lower_contract, lower_elementwise, lower_index, lower_norm, lower_reduce, lower_shape  # noqa: F401  # fmt: skip
+
+    layers = [STANDARD, *(SINCE[v] for v in sorted(SINCE) if v <= opset), *([] if portable else [FAST])]
+    return {name: function for layer in layers for name, function in layer.items()}
+
+
+def decomposed(opset: int = DEFAULT_OPSET, portable: bool = False) -> frozenset[str]:
+    """The ops that go through their own `decompose` at that opset."""
+    lowered = table(opset, portable)
+    return frozenset(n for n, op in OPS.items() if op.decompose and n not in lowered and n not in STRUCTURE)
+
+
+def declined(opset: int = DEFAULT_OPSET, portable: bool = False) -> dict[str, str]:
+    """The ops that are not taken, with the reason."""
+    taken = {*table(opset, portable), *decomposed(opset, portable), *STRUCTURE}
+    return {n: DECLINED.get(n, "no lowering to ONNX is written") for n in OPS if n not in taken}

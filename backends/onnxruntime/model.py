@@ -1,0 +1,175 @@
+"""From an entry's graph to an ONNX model: emission, then protobuf with weights left to whoever writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...ir import dtypes
+from ...ir.graph import Graph, Program
+from ...ir.tensor import TensorType
+from .emit import MS, ONNX_TYPES, Emit, Made
+from .lower import DEFAULT_OPSET, table
+from .walk import Walk
+
+if TYPE_CHECKING:
+    import onnx
+
+PRODUCER = "tundish"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An emitted entry. weights: name in the program's table -> name in the model, in order of use."""
+
+    graph: Graph
+    name: str
+    opset: int
+    nodes: tuple[Made, ...]
+    initializers: Mapping[str, np.ndarray]
+    weights: Mapping[str, str]
+    types: Mapping[str, TensorType]
+
+
+def emit(program: Program, function: str, *, opset: int = DEFAULT_OPSET, portable: bool = False) -> Model:
+    """The entry as ONNX nodes. Raises: BuildError on an op that cannot be lowered, with the user's line."""
+    graph = program.functions[function]
+    to = Emit(opset, portable, program.symbols)
+    for name in (*(v.name for v in graph.inputs), *graph.output_names):
+        to.take(name)
+    to.sizes.learn(graph.inputs)
+    made = Walk(program, to, table(opset, portable)).graph(graph, [v.name for v in graph.inputs])
+    nodes = _alive(_name_outputs(to, made, graph), graph.output_names)
+    used = {name for node in nodes for name in node.inputs}
+    weights = {key: name for key, name in to.weights.items() if name in used}
+    initializers = {name: a for name, a in to.initializers.items() if name in used}
+    types = {key: program.weights[key].type for key in weights}
+    return Model(graph, function, opset, tuple(nodes), initializers, weights, types)
+
+
+def _name_outputs(to: Emit, made: Iterable[str], graph: Graph) -> list[Made]:
+    """The nodes, with the graph's results under the entry's output names."""
+    fixed = {v.name for v in graph.inputs} | set(to.initializers) | set(to.weights.values())
+    renamed: dict[str, str] = {}
+    for name, wanted in zip(made, graph.output_names, strict=True):
+        if name in fixed or name in renamed:
+            to.nodes.append(Made("Identity", "", (name,), (wanted,), (), f"Identity#{wanted}", to.where))
+        else:
+            renamed[name] = wanted
+
+    def now(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(renamed.get(n, n) for n in names)
+
+    return [
+        Made(n.op_type, n.domain, now(n.inputs), now(n.outputs), n.attrs, n.name, n.where) for n in to.nodes
+    ]
+
+
+def _alive(nodes: list[Made], outputs: Iterable[str]) -> list[Made]:
+    """The nodes that the outputs need; optional results that nobody reads are left out."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.isdisjoint(node.outputs):
+            continue
+        wanted.update(node.inputs)
+        results = tuple(n if n in wanted else "" for n in node.outputs)
+        if node.domain == MS:
+            while not results[-1]:
+                results = results[:-1]
+        else:  # every result of the standard operators used here must be named
+            results = node.outputs
+        kept.append(Made(node.op_type, node.domain, node.inputs, results, node.attrs, node.name, node.where))
+    return kept[::-1]
+
+
+# -- protobuf ----------------------------------------------------------------------------------------
+
+
+def proto(model: Model, weights: Iterable[onnx.TensorProto] = ()) -> onnx.ModelProto:
+    """The model as protobuf; `weights` are the initializers to put in beside the small constants."""
+    import onnx
+    from onnx import helper
+
+    used = {n.domain for n in model.nodes}
+    opsets = [helper.make_opsetid("", model.opset)]
+    opsets += [helper.make_opsetid(domain, 1) for domain in sorted(used - {""})]
+    ir_version = helper.find_min_ir_version_for(opsets, ignore_unknown=True)
+    graph = model.graph
+    outputs = zip(graph.output_names, graph.outputs, strict=True)
+    body = onnx.GraphProto(
+        name=model.name,
+        node=[_node(n, places=ir_version >= 10) for n in model.nodes],
+        input=[_value_info(v.name, v.type) for v in graph.inputs],
+        output=[_value_info(name, v.type) for name, v in outputs],
+        initializer=[*(_inline(name, a) for name, a in model.initializers.items()), *weights],
+    )
+    from ... import __version__
+
+    return onnx.ModelProto(
+        ir_version=ir_version, producer_name=PRODUCER, producer_version=__version__, graph=body,
+        opset_import=opsets,
+    )  # fmt: skip
+
+
+def external(model: Model, spans: Mapping[str, tuple[str, int, int]]) -> list[onnx.TensorProto]:
+    """Initializers whose bytes lie in a file: table name -> (file, offset, length in bytes)."""
+    import onnx
+
+    tensors = []
+    for key, name in model.weights.items():
+        tensor = tensor_header(name, model.types[key])
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        file, offset, length = spans[key]
+        for k, v in (("location", file), ("offset", str(offset)), ("length", str(length))):
+            tensor.external_data.add(key=k, value=v)
+        tensors.append(tensor)
+    return tensors
+
+
+def tensor_header(name: str, type: TensorType) -> onnx.TensorProto:
+    """An initializer without its bytes."""
+    import onnx
+
+    return onnx.TensorProto(name=name, data_type=ONNX_TYPES[type.dtype.name], dims=[int(str(d)) for d in type.shape])
+
+
+def _inline(name: str, array: np.ndarray) -> onnx.TensorProto:
+    tensor = tensor_header(name, TensorType(dtypes.from_numpy(array.dtype), array.shape))
+    tensor.raw_data = array.tobytes()
+    return tensor
+
+
+def _value_info(name: str, type: TensorType) -> onnx.ValueInfoProto:
+    from onnx import helper
+
+    shape = [d if isinstance(d, int) else str(d) for d in type.shape]
+    return helper.make_tensor_value_info(name, ONNX_TYPES[type.dtype.name], shape)
+
+
+def _node(made: Made, places: bool) -> onnx.NodeProto:
+    import onnx
+
+    node = onnx.NodeProto(
+        op_type=made.op_type, domain=made.domain, name=made.name, input=made.inputs, output=made.outputs
+    )
+    for key, value in made.attrs:
+        node.attribute.append(_attribute(key, value))
+    if places and made.where.line:
+        node.metadata_props.add(key="source", value=f"{made.where.file}:{made.where.line}")
+    return node
+
+
+def _attribute(key: str, value: Any) -> onnx.AttributeProto:
+    import onnx
+
+    kinds = onnx.AttributeProto
+    if isinstance(value, float):
+        return kinds(name=key, type=kinds.FLOAT, f=value)
+    if isinstance(value, int):
+        return kinds(name=key, type=kinds.INT, i=value)
+    if isinstance(value, str):
+        return kinds(name=key, type=kinds.STRING, s=value.encode())
+    return kinds(name=key, type=kinds.INTS, ints=value)

@@ -1,0 +1,128 @@
+"""Runs built models in ONNX Runtime. Needs numpy and onnxruntime, nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from ...compiler.plan import Guard, Variant
+from ...ir.diagnostics import LoadError, RunError
+from ..base import Built
+from ..signature import choose, known_entry
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_BF16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def session(model: Path, weights: Path, target: str, threads: int | None) -> onnxruntime.InferenceSession:
+    """Opens one model on the provider that was asked for, never on another.
+
+    Raises: LoadError where that provider is missing or does not start, or the file is not a model.
+    """
+    import onnxruntime as ort
+
+    wanted = PROVIDERS[target]
+    if wanted not in ort.get_available_providers():
+        raise LoadError(
+            f"this build of onnxruntime has no {wanted}", found=", ".join(ort.get_available_providers()),
+            hint="install onnxruntime-gpu, or compile with --target cpu",
+        )  # fmt: skip
+    try:
+        opened = ort.InferenceSession(
+            model.read_bytes(), _options(ort, weights, threads), providers=[wanted], enable_fallback=False
+        )
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise LoadError(f"onnxruntime cannot open {model.name}: {error}") from error
+    if opened.get_providers()[0] != wanted:
+        raise LoadError(
+            f"{wanted} did not start", found=f"running on {', '.join(opened.get_providers())}",
+            hint="check the driver and the CUDA libraries (`tundish doctor`), or compile with --target cpu",
+        )  # fmt: skip
+    return opened
+
+
+def _options(ort: Any, weights: Path, threads: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # The model is given as bytes, and its weights are one file of the bundle, outside the model's own folder.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(weights.parent.resolve())
+    )
+    return options
+
+
+class OrtRunner:
+    """An opened set of models: one session per variant, opened when it first runs."""
+
+    def __init__(self, built: Built, threads: int | None) -> None:
+        self.built, self.threads = built, threads
+        models: Any = built.options["models"]
+        self._variants = {
+            entry: [Variant(Guard(*v["guard"]), v["file"]) for v in variants] for entry, variants in models.items()
+        }
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+
+    def session(self, file: str) -> onnxruntime.InferenceSession:
+        """The session of one of the model files."""
+        if file not in self._sessions:
+            path, target = self.built.folder / file, str(self.built.options["target"])
+            self._sessions[file] = session(path, self.built.weights, target, self.threads)
+        return self._sessions[file]
+
+    def run(
+        self, entry: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Runs an entry once. Raises: RunError."""
+        signature = known_entry(entry, self.built.entries)
+        sizes = signature.bind(inputs)
+        names = signature.select(outputs)
+        variants = self._variants[entry]
+        opened = self.session(variants[choose(variants, sizes)].function)
+        try:
+            results = _run(opened, names, inputs)
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise RunError(f"onnxruntime failed in entry {entry!r}: {error}") from error
+        return dict(zip(names, results, strict=True))
+
+    def close(self) -> None:
+        """Frees the sessions."""
+        self._sessions.clear()
+
+
+def _run(opened: Any, names: list[str], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    taken = {i.name: i.type for i in opened.get_inputs()}
+    brain = [o.name for o in opened.get_outputs() if o.type == "tensor(bfloat16)"]
+    if not brain and "tensor(bfloat16)" not in taken.values():
+        given = {name: np.ascontiguousarray(inputs[name]) for name in taken}
+        results: list[np.ndarray] = opened.run(names, given)
+        return results
+    values = opened.run_with_ort_values(names, {name: _value(inputs[name]) for name in taken})
+    return [_array(v) for v in values]
+
+
+def _value(array: np.ndarray) -> Any:
+    """An OrtValue; numpy has no bfloat16 of its own, so those go by their bits."""
+    import onnxruntime as ort
+
+    array = np.ascontiguousarray(array)
+    if array.dtype == _BF16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), 16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _array(value: Any) -> np.ndarray:
+    if value.data_type() == "tensor(bfloat16)":
+        return np.from_dlpack(value)
+    result: np.ndarray = value.numpy()
+    return result

@@ -1,0 +1,111 @@
+"""How an entry is called: names, types, sizes, and the one check of inputs that all backends share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..compiler.plan import Guard, Plan, Variant
+from ..ir import dims
+from ..ir.diagnostics import RunError
+from ..ir.dims import Range
+from ..ir.dtypes import DTYPES
+from ..ir.evaluate import bind
+from ..ir.graph import Graph, Value
+from ..ir.tensor import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output as a user sees it; `shape` holds ints and dims in text form (`batch`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+    @property
+    def type(self) -> TensorType:
+        shape = tuple(dims.parse(d) if isinstance(d, str) else d for d in self.shape)
+        return TensorType(DTYPES[self.dtype], shape)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs, outputs, and the (lowest, highest or None) size of every symbol in them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    symbols: Mapping[str, tuple[int, int | None]]
+
+    @cached_property
+    def _graph(self) -> Graph:
+        return Graph(tuple(Value(s.name, s.type) for s in self.inputs), (), ())
+
+    @cached_property
+    def _ranges(self) -> dict[str, Range]:
+        return {name: Range(low, high) for name, (low, high) in self.symbols.items()}
+
+    def bind(self, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """The size of every symbol. Raises: RunError on inputs that do not fit."""
+        return bind(self._graph, inputs, self._ranges)
+
+    def select(self, outputs: Sequence[str] | None) -> list[str]:
+        """The wanted outputs' names, all by default. Raises: RunError on one that there is not."""
+        names = [s.name for s in self.outputs]
+        unknown = [n for n in outputs or () if n not in names]
+        if unknown:
+            raise RunError(f"there is no output {', '.join(unknown)}", hint=f"the outputs are {', '.join(names)}")
+        return names if outputs is None else list(outputs)
+
+
+def spec(name: str, type: TensorType) -> TensorSpec:
+    return TensorSpec(name, type.dtype.name, tuple(d if isinstance(d, int) else str(d) for d in type.shape))
+
+
+def signatures(plan: Plan) -> dict[str, Signature]:
+    """The signature of every entry; all variants of an entry have one."""
+    program = plan.program
+    symbols = {name: (r.low, r.high) for name, r in program.symbols.items()}
+    found: dict[str, Signature] = {}
+    for entry, variants in plan.entries.items():
+        graph = program.functions[variants[0].function]
+        inputs = tuple(spec(v.name, v.type) for v in graph.inputs)
+        pairs = zip(graph.output_names, graph.outputs, strict=True)
+        outputs = tuple(spec(name, v.type) for name, v in pairs)
+        found[entry] = Signature(inputs, outputs, symbols)
+    return found
+
+
+_COMPARE = {
+    "==": lambda a, b: a == b,
+    "<=": lambda a, b: a <= b,
+    "<": lambda a, b: a < b,
+    ">=": lambda a, b: a >= b,
+    ">": lambda a, b: a > b,
+}
+
+
+def holds(guard: Guard, sizes: Mapping[str, int]) -> bool:
+    """Whether a guard holds at these sizes."""
+    return not guard.symbol or _COMPARE[guard.op](sizes[guard.symbol], guard.value)
+
+
+def choose(variants: Sequence[Variant], sizes: Mapping[str, int]) -> int:
+    """The place of the first variant whose guard holds. Raises: RunError if none does."""
+    for i, variant in enumerate(variants):
+        if holds(variant.guard, sizes):
+            return i
+    raise RunError("no variant was compiled for these sizes", found=", ".join(f"{k}={v}" for k, v in sizes.items()))
+
+
+def known_entry(entry: str, entries: Mapping[str, Signature]) -> Signature:
+    """The signature of an entry. Raises: RunError on an unknown name."""
+    if entry not in entries:
+        raise RunError(f"there is no entry {entry!r}", hint=f"the entries are {', '.join(entries)}")
+    return entries[entry]

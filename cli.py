@@ -1,0 +1,341 @@
+"""The command line: arguments, tables and exit codes only. Each verb is the function of that name in `api`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .ir.diagnostics import TundishError
+
+app = typer.Typer(
+    name="tundish", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="One Transformer model in, a verified bundle for your hardware out.",
+)  # fmt: skip
+
+Model = Annotated[str, typer.Argument(help="a folder, .gguf file, zoo name, file.py:factory, or a saved graph")]
+BundlePath = Annotated[Path, typer.Argument(help="a bundle folder made by `tundish compile`")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the rows as JSON")]
+Target = Annotated[str, typer.Option(help="cpu or cuda")]
+BackendName = Annotated[str, typer.Option(help="onnxruntime, reference or null")]
+TaskName = Annotated[str | None, typer.Option(help="the model's head, when not config.architectures[0]")]
+Span = Annotated[str | None, typer.Option(help="sizes to allow: 4, 1..8 or 1..")]
+PrecisionName = Annotated[str, typer.Option(help="fp32, fp16 or bf16")]
+Threads = Annotated[int | None, typer.Option(help="threads to compute with; all cores when not given")]
+
+
+@app.command()
+def compile(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the bundle folder to write")],
+    target: Target = "cpu",
+    backend: BackendName = "onnxruntime",
+    task: TaskName = None,
+    batch: Span = None,
+    seq: Span = None,
+    precision: PrecisionName = "fp32",
+    explain: Annotated[bool, typer.Option(help="what each pass did, and declined to do")] = False,
+    print_after: Annotated[str | None, typer.Option(help="print the program after this pass")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile a model into a bundle that runs without PyTorch."""
+    from . import api
+    from .profiler.report.progress import stages
+
+    with stages(as_json) as progress:
+        bundle = api.compile(
+            model, output, target=target, backend=backend, task=task, batch=batch, seq=seq, precision=precision,
+            print_after=print_after, progress=progress,
+        )  # fmt: skip
+    notes = api.explain(bundle) if explain else None
+    if as_json:
+        _json({**api.summary(bundle), **({"notes": notes} if explain else {})})
+        return
+    _pairs(api.summary(bundle))
+    if notes is not None:
+        _rows(notes)
+
+
+@app.command()
+def run(
+    bundle: BundlePath,
+    input: Annotated[list[str] | None, typer.Option(help="name=file.npy, or name=random")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for one .npy file per output")] = None,
+    entry: Annotated[str | None, typer.Option(help="which entry; the first when not given")] = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a bundle once on arrays from files."""
+    from . import api
+
+    _show(api.run(bundle, _assignments(input or []), output=output, entry=entry, threads=threads), as_json)
+
+
+@app.command()
+def verify(
+    bundle: BundlePath,
+    against: Annotated[str | None, typer.Option(help="rerun this original model instead of the stored cases")] = None,
+    bisect: Annotated[bool, typer.Option(help="on failure, find the first node that differs")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that a bundle still answers as the original model did."""
+    from . import api
+
+    report = api.verify(bundle, against=against, bisect=bisect)
+    if as_json:
+        _json(report.to_json())
+    else:
+        _rows([_verified(row) for row in report.to_json()["outputs"]])
+        _say(f"{report.cases} cases answered by {report.origin}: {'passed' if report.passed else 'FAILED'}")
+        for line in report.notes:
+            _say(line)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _verified(row: dict[str, Any]) -> dict[str, Any]:
+    keys = ("name", "max_abs_error", "max_rel_error", "tolerance", "min_cosine", "worst_case")
+    return {k: row[k] for k in keys}
+
+
+@app.command()
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .onnx file to write")],
+    portable: Annotated[bool, typer.Option(help="standard ONNX ops only")] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 17 or higher")] = None,
+    task: TaskName = None,
+    batch: Span = None,
+    seq: Span = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write an ONNX file."""
+    from . import api
+    from .profiler.report.progress import stages
+
+    with stages(as_json) as progress:
+        row = api.export(
+            model, output, portable=portable, opset=opset, task=task, batch=batch, seq=seq, progress=progress
+        )
+    _show(row, as_json)
+
+
+@app.command()
+def show(
+    model: Model,
+    task: TaskName = None,
+    optimized: Annotated[bool, typer.Option(help="after the passes, for ONNX Runtime on cpu")] = False,
+    text: Annotated[bool, typer.Option(help="the whole program in text form")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was captured: inputs, outputs, functions, ops."""
+    from . import api
+
+    row = api.show(model, task=task, optimized=optimized)
+    if as_json:
+        _json(row)
+    elif text:
+        print(row["text"])
+    else:
+        _pairs({k: v for k, v in row.items() if k not in ("op_counts", "text")})
+        _rows([{"op": k, "count": v} for k, v in row["op_counts"].items()])
+
+
+@app.command()
+def capture(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the folder to save the graph in")],
+    task: TaskName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Capture a model and save its graph and weights."""
+    from . import api
+
+    program = api.capture(model, task=task, output=output)
+    _show({"saved": str(output), "nodes": sum(len(g.nodes) for g in program.functions.values())}, as_json)
+
+
+@app.command()
+def account(
+    model: Model,
+    batch: Annotated[int, typer.Option(help="batch size")] = 1,
+    seq: Annotated[int, typer.Option(help="sequence length")] = 128,
+    task: TaskName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count parameters, FLOPs and bytes, exactly, by module and op."""
+    from . import api
+
+    row = api.account(model, batch=batch, seq=seq, task=task)
+    if as_json:
+        _json(row)
+        return
+    _pairs({k: v for k, v in row.items() if not isinstance(v, list)})
+    _rows(row["by_module"])
+    _rows(row["by_op"])
+
+
+@app.command()
+def bench(
+    model: Annotated[str | None, typer.Argument(help="a model; BERT-base and GPT-2 when not given")] = None,
+    peers: Annotated[str | None, typer.Option(help="comma-separated names; all that are installed by default")] = None,
+    batch: Annotated[int, typer.Option(help="batch size")] = 1,
+    seq: Annotated[int, typer.Option(help="sequence length")] = 128,
+    rounds: Annotated[int, typer.Option(help="rounds in which every competitor runs once")] = 15,
+    threads: Threads = None,
+    write: Annotated[Path | None, typer.Option(help="the markdown file whose table to rewrite")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time a bundle against its peers, interleaved in one run."""
+    from . import api
+
+    names = peers.split(",") if peers else None
+    result = api.bench(model, peers=names, batch=batch, seq=seq, rounds=rounds, threads=threads, write=write)
+    if as_json:
+        _json(result)
+    else:
+        _rows(result["rows"])
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models that have a name."""
+    from . import api
+
+    _show(api.models(), as_json)
+
+
+@app.command()
+def targets(as_json: AsJson = False) -> None:
+    """List targets and the backends that serve them here."""
+    from . import api
+
+    _show(api.targets(), as_json)
+
+
+@app.command()
+def ops(as_json: AsJson = False) -> None:
+    """List every op, and how each backend takes it."""
+    from . import api
+
+    _show(api.ops(), as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, what is missing, and what to do about it."""
+    from . import api
+
+    _show(api.doctor(), as_json)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the bundles")] = Path("demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Compile two models with real weights, verify them, and use them."""
+    from . import api
+    from .profiler.report.progress import stages
+
+    with stages(as_json) as progress:
+        rows = api.demo(output, progress=progress)
+    _show(rows, as_json)
+    if not all(row["passed"] for row in rows):
+        raise typer.Exit(1)
+
+
+# -- printing ------------------------------------------------------------------------------------------
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str, allow_nan=True))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _show(value: Any, as_json: bool) -> None:
+    if as_json:
+        _json(value)
+    elif isinstance(value, list):
+        _rows(value)
+    else:
+        _pairs(value)
+
+
+def _rows(rows: list[dict[str, Any]]) -> None:
+    from .profiler.report.table import table
+
+    table(rows)
+
+
+def _pairs(row: dict[str, Any]) -> None:
+    from .profiler.report.table import pairs
+
+    pairs(row)
+
+
+def _assignments(items: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name or not value:
+            raise TundishError(f"--input takes name=file.npy or name=random, got {item!r}")
+        found[name] = value
+    return found
+
+
+# -- errors and exit codes -----------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs a command line; exits 0 done, 1 a check did not hold, 2 the user's input, 70 our fault."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [a for a in given if a != "--debug"]
+    sys.exit(_guarded(lambda: app(args=given, standalone_mode=True), given, debug))
+
+
+def _guarded(command: Callable[[], Any], arguments: list[str], debug: bool) -> int:
+    try:
+        command()
+        return 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except TundishError as error:
+        if debug:
+            raise
+        _say(f"tundish: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("tundish: stopped; nothing half-written was left")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"tundish: a fault of ours: {type(error).__name__}: {error}")
+        _say(f"  a reproduction is in {_reproduction(arguments, error)}; please report it")
+        return 70
+
+
+def _reproduction(arguments: list[str], error: BaseException) -> Path:
+    """Writes the command, the versions, the traceback and, where one is known, the program's text."""
+    folder = Path(tempfile.mkdtemp(prefix="tundish-fault-"))
+    (folder / "command.txt").write_text("tundish " + " ".join(arguments) + "\n")
+    (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
+    text = getattr(error, "tundish_program", None)
+    if text:
+        (folder / "program.txt").write_text(text)
+    return folder

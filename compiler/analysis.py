@@ -1,0 +1,67 @@
+"""What a program's values depend on, through its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..ir.graph import Graph, Node, Program, Value, callee
+
+Sets = dict[str, set[Value]]
+
+
+def static_values(program: Program) -> Sets:
+    """By function, the values that depend on weights and constants only, whatever the user gives.
+
+    A parameter is static when every call passes something static.
+    """
+    params = {name: [True] * len(g.inputs) for name, g in program.functions.items()}
+    for name in program.entries:
+        params[name] = [False] * len(params[name])
+    found: Sets = {}
+    for name in reversed(program.functions):
+        graph = program.functions[name]
+        static = {v for v, known in zip(graph.inputs, params[name], strict=True) if known}
+        for node in graph.nodes:
+            if _is_pure(node) and all(v is None or v in static for v in node.inputs):
+                static.update(node.outputs)
+            _narrow(params, node, static)
+        found[name] = static
+    return found
+
+
+def _is_pure(node: Node) -> bool:
+    return node.op.name != "cache_write"
+
+
+def _narrow(params: dict[str, list[bool]], node: Node, static: set[Value]) -> None:
+    inner = callee(node)
+    if inner is not None:
+        known = [v is None or v in static for v in node.inputs]
+        params[inner] = [a and b for a, b in zip(params[inner], known, strict=True)]
+
+
+def call_sites(program: Program) -> dict[str, list[tuple[str, Node]]]:
+    """By function, who calls it: (caller, node)."""
+    sites: dict[str, list[tuple[str, Node]]] = {name: [] for name in program.functions}
+    for name, graph in program.functions.items():
+        for node in graph.nodes:
+            inner = callee(node)
+            if inner is not None:
+                sites[inner].append((name, node))
+    return sites
+
+
+def reaching(graph: Graph, targets: Iterable[Value]) -> set[Node]:
+    """The nodes that some of these values depend on."""
+    wanted = set(targets)
+    found: set[Node] = set()
+    for node in reversed(graph.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            found.add(node)
+            wanted.update(v for v in node.inputs if v is not None)
+    return found
+
+
+def weight_names(graph: Graph) -> Mapping[Value, str]:
+    """The weight that each value of a `weight` node is."""
+    return {n.output: n.attrs["name"] for n in graph.nodes if n.op.name == "weight"}

@@ -1,0 +1,189 @@
+"""torch.export on a module, with one symbol per named size, and what it says about those sizes afterwards."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..diagnostics import CaptureError, Where
+from ..dims import Range
+from .places import shown
+
+Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An exported module. `names` maps torch's symbols to ours; `ranges` is what tracing proved about them."""
+
+    program: Any
+    names: dict[str, str]
+    ranges: dict[str, Range]
+    outputs: tuple[str, ...]
+
+
+def export(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tuple[str, ...] = (),
+           constants: Mapping[str, Any] | None = None, by_position: bool = False) -> Exported:  # fmt: skip
+    """Traces `module(**inputs, **constants)`; sizes named alike in `axes` are one symbol.
+
+    by_position: the inputs are passed in order instead of by name.
+
+    Raises: CaptureError with the user's line where the module cannot be traced, or where a named size was frozen.
+    """
+    import torch
+
+    from .huggingface import hooked
+    from .torch_ops import library
+
+    library()
+    found: list[str] = []
+    call = _by_position if by_position else _by_name
+    wrapper = _wrapper(module, inputs, axes, lambda m, given: call(m, given, dict(constants or {})), outputs, found)
+    dynamic = {n: dict.fromkeys(axes.get(n, {}), torch.export.Dim.AUTO) for n in inputs}
+    with _quiet(), hooked(module, "position_ids" in inputs), torch.no_grad():
+        try:
+            traced = torch.export.export(
+                wrapper, (), dict(inputs), dynamic_shapes=dynamic, strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )  # fmt: skip
+            if _mutates(traced):
+                traced = traced.run_decompositions({})
+        except CaptureError:
+            raise
+        except Exception as error:  # torch raises many kinds; all mean "cannot be traced"
+            raise _failure(error) from error
+    names, ranges = _sizes(traced, inputs, axes)
+    return Exported(traced, names, ranges, tuple(found))
+
+
+def _by_name(module: Any, given: dict[str, Any], constants: dict[str, Any]) -> Any:
+    return module(**given, **constants)
+
+
+def _by_position(module: Any, given: dict[str, Any], constants: dict[str, Any]) -> Any:
+    return module(*given.values(), **constants)
+
+
+def _wrapper(module: Any, inputs: Any, axes: Axes, call: Any, outputs: Any, found: list[str]) -> Any:
+    """A module whose forward takes exactly `inputs` by name and gives a tuple of tensors."""
+    import torch
+
+    first: dict[str, tuple[str, int]] = {}
+    same = []
+    for name in inputs:
+        for axis, size in axes.get(name, {}).items():
+            other = first.setdefault(size, (name, axis))
+            if other != (name, axis):
+                same.append((other, (name, axis)))
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.m = module
+
+    def forward(self: Any, **given: Any) -> Any:
+        for (a, i), (b, j) in same:
+            torch._check(given[a].shape[i] == given[b].shape[j])
+        named = dict(flatten(call(self.m, given)))
+        chosen = {n: named[n] for n in outputs} if outputs else named
+        found[:] = list(chosen)
+        return tuple(chosen.values())
+
+    parameter = inspect.Parameter
+    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter(n, parameter.POSITIONAL_OR_KEYWORD) for n in ("self", *inputs)]
+    )
+    Wrapper.forward = forward  # type: ignore[method-assign]
+    return Wrapper().eval()
+
+
+def flatten(result: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Name and tensor of everything in a module's result: dict keys, else `output` or `output_0`, `output_1`."""
+    import torch
+
+    if isinstance(result, torch.Tensor):
+        yield name or "output", result
+    elif isinstance(result, Mapping):
+        for key, value in result.items():
+            yield from flatten(value, f"{name}_{key}" if name else str(key))
+    elif isinstance(result, (tuple, list)):
+        for i, value in enumerate(result):
+            yield from flatten(value, f"{name or 'output'}_{i}")
+
+
+def _mutates(traced: Any) -> bool:
+    """Whether an op writes into its input, so that the graph must be made functional first."""
+    return any(
+        n.op == "call_function" and getattr(getattr(n.target, "_schema", None), "is_mutable", False)
+        for n in traced.graph.nodes
+    )
+
+
+def _sizes(traced: Any, inputs: Any, axes: Axes) -> tuple[dict[str, str], dict[str, Range]]:
+    import torch
+
+    tensors = {n.name: n.meta.get("val") for n in traced.graph.nodes if n.op == "placeholder"}
+    names: dict[str, str] = {}
+    ranges: dict[str, Range] = {}
+    frozen: list[str] = []
+    for name in inputs:
+        for axis, size in axes.get(name, {}).items():
+            dim = tensors[name].shape[axis]
+            expr = dim.node.expr if isinstance(dim, torch.SymInt) else dim
+            if not getattr(expr, "is_Symbol", False):
+                frozen.append(f"{size} of {name!r} became {expr}")
+                continue
+            names[str(expr)] = size
+            bound = traced.range_constraints.get(expr)
+            high = None if bound is None or not bound.upper.is_Integer else int(bound.upper)
+            low = 1 if bound is None or int(bound.lower) <= 2 else int(bound.lower)
+            ranges[size] = Range(low, high)
+    if frozen:
+        raise CaptureError(
+            "the model fixes a size that should stay dynamic", found="; ".join(frozen),
+            hint="look for shapes read as Python ints, or pass that size as fixed",
+        )  # fmt: skip
+    return names, ranges
+
+
+_LINE = re.compile(r'File "([^"]+)", line (\d+), in ')
+
+
+def _failure(error: Exception) -> CaptureError:
+    """The user's line out of whatever torch.export raised."""
+    import traceback
+
+    text = "".join(traceback.format_exception(error)) + str(error)
+    lines = [
+        (f, int(n)) for f, n in _LINE.findall(text)
+        if not re.search(r"/(torch|transformers/(utils|masking_utils|modeling_utils))[/.]|/ir/capture/|<", f)
+        and "/lib/python" not in f.replace("/site-packages/", "")
+    ]  # fmt: skip
+    where = Where(shown(lines[-1][0]), lines[-1][1]) if lines else None
+    message = str(error).strip().split("\n")[0][:300] or type(error).__name__
+    return CaptureError(
+        f"cannot be traced: {message}", where=where,
+        hint="Python branches on tensor values cannot be captured; use torch.where or a fixed choice",
+    )  # fmt: skip
+
+
+class _quiet:
+    """torch and transformers warn while tracing about things that do not concern the user."""
+
+    def __enter__(self) -> None:
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        self._loggers = [(logging.getLogger(n), logging.getLogger(n).level) for n in ("torch", "transformers")]
+        for logger, _ in self._loggers:
+            logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *details: Any) -> None:
+        self._warnings.__exit__(*details)
+        for logger, level in self._loggers:
+            logger.setLevel(level)

@@ -1,0 +1,259 @@
+"""An exported torch graph as a Program: each ATen op through one table, every problem reported at once."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ..build import Builder
+from ..diagnostics import CaptureError, GraphError, Where
+from ..dims import Dim, Expr, Range
+from ..dtypes import DTYPES, DType, from_numpy
+from ..graph import Node, Program, Value
+from ..op import Attrs, get
+from ..tensor import TensorType
+from ..weights import Held, Weight
+from .aten import ATEN
+from .export import Axes, Exported, export
+from .masks import fold_masks
+from .places import where
+from .sizes import Sizes
+
+
+def capture(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tuple[str, ...] = (),
+            constants: Mapping[str, Any] | None = None, by_position: bool = False,
+            ranges: Mapping[str, Range] | None = None) -> Program:  # fmt: skip
+    """The Program of a torch module, flat: one entry `forward`.
+
+    inputs:    sample tensors by name; sizes that stay dynamic must be at least 2 in them.
+    axes:      which axes are dynamic: {"input_ids": {0: "batch", 1: "seq"}}.
+    outputs:   which outputs to keep, by name; all when empty.
+    constants: further keyword arguments of the call; by_position: inputs are passed in order, not by name.
+    ranges:    the sizes the user allows; narrowed by what tracing proved.
+    Raises: CaptureError naming every op that has no counterpart, with its source line.
+    """
+    exported = export(module, inputs, axes, outputs=outputs, constants=constants, by_position=by_position)
+    fold_masks(exported.program)
+    return Translator(exported, module).program(dict(ranges or {}))
+
+
+class Translator:
+    """Walks an exported graph once. The functions of the ATen table get this object as `to`."""
+
+    def __init__(self, exported: Exported, module: Any) -> None:
+        self.exported = exported
+        self.sizes = Sizes(exported.names)
+        self.builder = Builder()
+        self.env: dict[Any, Any] = {}
+        self.problems: dict[str, tuple[Where, int]] = {}
+        self.weights: dict[str, Weight] = {}
+        self._arrays = _tensors(exported.program)
+        self._weight_nodes: dict[str, Node] = {}
+        self._shared = _first_names(self._arrays)
+        self.node: Any = None
+
+    # -- what the table's functions use -----------------------------------------------------------
+
+    def emit(self, op: str, *inputs: Value | None, **attrs: Any) -> Value:
+        return self.builder.emit(op, *inputs, **attrs)
+
+    def emit_many(self, op: str, *inputs: Value | None, **attrs: Any) -> tuple[Value, ...]:
+        return self.builder.emit_node(op, inputs, attrs).outputs
+
+    def value(self, arg: Any, dtype: DType | None = None) -> Value:
+        """An argument as a Value: a tensor, or a number as a scalar of `dtype`; cast to `dtype` where given."""
+        known = self.env.get(arg) if hasattr(arg, "meta") else arg
+        if isinstance(known, Value):
+            return known if dtype in (None, known.type.dtype) else self.emit("cast", known, dtype=dtype)
+        if isinstance(known, Expr):
+            scalar = self.emit("dim_value", dim=known)
+            return scalar if dtype in (None, scalar.type.dtype) else self.emit("cast", scalar, dtype=dtype)
+        if isinstance(known, (bool, int, float)):
+            return self.builder.constant(known, dtype or DTYPES["f32"])
+        raise CaptureError(f"an argument of {self.node.target} is {known!r}, not a tensor")
+
+    def optional(self, arg: Any) -> Value | None:
+        return None if arg is None else self.value(arg)
+
+    def dim(self, arg: Any) -> Dim:
+        """An int or symbolic argument."""
+        known = self.env.get(arg) if hasattr(arg, "meta") else arg
+        if isinstance(known, (int, Expr)) and not isinstance(known, bool):
+            return known
+        raise CaptureError(f"an argument of {self.node.target} must be a size, got {known!r}")
+
+    def type(self, meta: Any = None) -> TensorType:
+        """The type torch gave the node's result (or another fake tensor)."""
+        meta = self.node.meta["val"] if meta is None else meta
+        return TensorType(_dtype(meta.dtype), tuple(self.sizes.dim(s) for s in meta.shape))
+
+    def args(self, *names: str, **defaults: Any) -> list[Any]:
+        """The call's arguments by the names of its schema, with the schema's defaults."""
+        schema = self.node.target._schema.arguments
+        given = {a.name: v for a, v in zip(schema, self.node.args, strict=False)} | dict(self.node.kwargs)
+        full = {a.name: given.get(a.name, a.default_value) for a in schema}
+        return [full.get(n, defaults.get(n)) for n in names]
+
+    # -- the walk ---------------------------------------------------------------------------------
+
+    def program(self, ranges: dict[str, Range]) -> Program:
+        outputs: list[Value] = []
+        for node in self.exported.program.graph.nodes:
+            self.node = node
+            if node.op == "output":
+                outputs = [self.value(a) for a in node.args[0]]
+            elif node.op == "placeholder":
+                self._placeholder(node)
+            else:
+                self._call(node)
+        self._refuse()
+        heads = list(self._weight_nodes.values())
+        self.builder.nodes = heads + [n for n in self.builder.nodes if n.op.name != "weight"]
+        graph = self.builder.finish(outputs, self.exported.outputs)
+        symbols = {n: _meet(r, ranges.get(n)) for n, r in self.exported.ranges.items()}
+        return Program({"forward": graph}, ("forward",), self.weights, symbols)
+
+    def _placeholder(self, node: Any) -> None:
+        """User inputs become graph inputs; parameters wait until something reads them."""
+        if node.name not in self._arrays:
+            self.env[node] = self.builder.input(node.name, self.type(node.meta["val"]))
+
+    def _call(self, node: Any) -> None:
+        import torch
+
+        name = str(node.target)
+        if node.target is operator.getitem:
+            source = self.env.get(node.args[0])
+            self.env[node] = source[node.args[1]] if source is not None else None
+            return
+        if _is_size(node.meta.get("val")):
+            self.env[node] = self.sizes.dim(node.meta["val"])
+            return
+        if isinstance(node.meta.get("val"), (torch.SymBool, bool)):
+            return  # conditions, which only assertions read
+        if "assert" in name or "sym_constrain" in name or node.meta.get("val") is None:
+            return
+        translate = ATEN.get(name)
+        if translate is None:
+            self._problem(name)
+            return
+        self._bind_weights(node)
+        if any(self.env.get(a, a) is None for a in node.all_input_nodes):
+            return  # an earlier problem; everything that follows from it is not the user's concern
+        with self.builder.at(where(node)):
+            try:
+                self.env[node] = translate(self)
+            except CaptureError as error:
+                raise CaptureError(
+                    error.problem, where=error.where or where(node), found=error.found, hint=error.hint
+                ) from error
+            except GraphError as error:
+                raise CaptureError(
+                    f"{name}: {error.problem}", where=where(node), found=error.found, hint=error.hint
+                ) from error
+        self._check(node)
+
+    def _check(self, node: Any) -> None:
+        """Our inference must agree with torch's, or the translation is wrong."""
+        value, meta = self.env[node], node.meta["val"]
+        if isinstance(value, Value) and value.type != self.type(meta):
+            raise CaptureError(
+                f"{node.target} was translated to {value.type}, torch says {self.type(meta)}",
+                where=where(node), hint="this is a fault of the translation; please report it",
+            )  # fmt: skip
+
+    def _problem(self, name: str) -> None:
+        place, times = self.problems.get(name, (where(self.node), 0))
+        self.problems[name] = (place, times + 1)
+        self.env[self.node] = None
+
+    def _refuse(self) -> None:
+        if not self.problems:
+            return
+        lines = [f"{w.spoken}: {name}" + (f" ({n} times)" if n > 1 else "") for name, (w, n) in self.problems.items()]
+        raise CaptureError(
+            f"{len(lines)} kind{'s' if len(lines) > 1 else ''} of op cannot be captured:\n  " + "\n  ".join(lines),
+            hint="rewrite those lines with ops that `tundish ops` lists",
+        )
+
+    # -- weights ----------------------------------------------------------------------------------
+
+    def _bind_weights(self, node: Any) -> None:
+        for arg in node.all_input_nodes:
+            if arg.op == "placeholder" and arg not in self.env:
+                self.env[arg] = self._weight(*self._arrays[arg.name], where(node))
+
+    def _weight(self, name: str, tensor: Any, place: Where) -> Value:
+        """A parameter or buffer; one that shares another's storage (a tied head) is the same weight."""
+        array, key = _array(tensor)
+        if not tensor.shape and array is not None:
+            return self.builder.constant(array.item(), from_numpy(array.dtype))
+        name = self._shared[key]
+        if name not in self._weight_nodes:
+            type = TensorType(_dtype(tensor.dtype), tuple(tensor.shape))
+            self.weights[name] = Weight(type, Held(array))
+            value = Value(self.builder.fresh(name), type)
+            self._weight_nodes[name] = Node(get("weight"), (), Attrs({"name": name}), (value,), place)
+        return self._weight_nodes[name].output
+
+
+def _is_size(meta: Any) -> bool:
+    import torch
+
+    return isinstance(meta, torch.SymInt) or type(meta) is int
+
+
+def _tensors(exported: Any) -> dict[str, tuple[str, Any]]:
+    """placeholder -> (name, tensor) of every parameter, buffer and lifted constant."""
+    signature, found = exported.graph_signature, {}
+    for spec in signature.input_specs:
+        if spec.kind.name in ("PARAMETER", "BUFFER", "CONSTANT_TENSOR"):
+            tensor = exported.state_dict.get(spec.target)
+            tensor = exported.constants.get(spec.target) if tensor is None else tensor
+            found[spec.arg.name] = (spec.target.removeprefix("m."), tensor)
+    return found
+
+
+def _first_names(tensors: dict[str, tuple[str, Any]]) -> dict[tuple[Any, ...], str]:
+    """storage -> the first name under which the module holds it."""
+    names: dict[tuple[Any, ...], str] = {}
+    for name, tensor in tensors.values():
+        names.setdefault(_array(tensor)[1], name)
+    return names
+
+
+def _array(tensor: Any) -> tuple[np.ndarray | None, tuple[Any, ...]]:
+    """(array sharing the tensor's storage, key of that storage); no array for the meta device."""
+    import torch
+
+    tensor = tensor.detach()
+    if tensor.is_meta:
+        return None, (id(tensor),)
+    key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), str(tensor.dtype))
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16), key
+    return tensor.numpy(), key
+
+
+def _dtype(dtype: Any) -> DType:
+    name = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if name is None:
+        raise CaptureError(f"tensors of {dtype} are not supported", hint=f"supported: {', '.join(_DTYPES)}")
+    return DTYPES[name]
+
+
+_DTYPES = {
+    "float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16", "int64": "i64", "int32": "i32",
+    "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "bool",
+}  # fmt: skip
+
+
+def _meet(proved: Range, asked: Range | None) -> Range:
+    if asked is None:
+        return proved
+    highs = [h for h in (proved.high, asked.high) if h is not None]
+    return Range(max(proved.low, asked.low), min(highs) if highs else None)

@@ -1,0 +1,46 @@
+"""Turns attention over a band mask into attention with attributes and the 2-D padding mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# ops that leave a mask's values as they are
+_SAME = ("aten.contiguous.default", "aten.alias.default", "aten.detach.default", "aten.clone.default", "aten.to.dtype")
+
+
+def fold_masks(exported: Any) -> None:
+    """Rewrites, in place, every `tundish::attention` whose mask is a `tundish::band_mask`.
+
+    Only where torch proves that the band is aligned to the last key and the padding covers all keys; elsewhere the
+    exact 4-D mask stays.
+    """
+    for node in list(exported.graph.nodes):
+        if str(node.target) == "tundish.attention.default":
+            _fold(node)
+    exported.graph.eliminate_dead_code()
+
+
+def _fold(node: Any) -> None:
+    mask = node.args[3] if len(node.args) > 3 else None
+    while hasattr(mask, "target") and str(mask.target) in _SAME:
+        mask = mask.args[0]
+    if not hasattr(mask, "target") or str(mask.target) != "tundish.band_mask.default":
+        return
+    padding, _, q_len, kv_len, q_offset, kv_offset = mask.args
+    causal, window = mask.kwargs["causal"], mask.kwargs["window"]
+    aligned = _equal(_size(q_offset) - _size(kv_offset), _size(kv_len) - _size(q_len))
+    whole = padding is None or _equal(padding.meta["val"].shape[1], _size(kv_len))
+    if not whole or not _equal(_size(kv_offset), 0) or ((causal or window) and not aligned):
+        return
+    node.args = (*node.args[:3], padding, *node.args[4:])
+    node.kwargs = {**node.kwargs, "causal": bool(causal), "window": int(window)}
+
+
+def _size(arg: Any) -> Any:
+    return arg.meta["val"] if hasattr(arg, "meta") else arg
+
+
+def _equal(left: Any, right: Any) -> bool:
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return bool(statically_known_true(left == right))

@@ -1,0 +1,68 @@
+"""Walking a program with its calls expanded: every node as often as it runs, at the user's own place."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from .diagnostics import Where
+from .graph import Node, Program, callee
+
+_WHERE = re.compile(r"(?P<file>.*?)(?::(?P<line>\d+))?(?: (?P<module>\S+))?")
+
+
+def walk(program: Program, entry: str | None = None) -> Iterator[tuple[Where, Node]]:
+    """(place, node) of all that an entry runs, in order; `call` and `fused` nodes are replaced by their bodies.
+
+    The place is the node's own, with `{i}` resolved for each call. A node of a layer called 12 times comes 12 times.
+    """
+    yield from _walk(program, entry or program.entries[0], ())
+
+
+def op_counts(program: Program, entry: str | None = None) -> dict[str, int]:
+    """How often each op runs, calls expanded, the most frequent first."""
+    counts: dict[str, Counter[str]] = {}
+    for name in program.functions:  # callees come before callers
+        total: Counter[str] = Counter()
+        for node in program.functions[name].nodes:
+            inner = callee(node)
+            total.update(counts[inner] if inner is not None else (node.op.name,))
+        counts[name] = total
+    found = counts[entry or program.entries[0]]
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def resolve(where: Where, call: Node) -> Where:
+    """The place that a place in a called body stands for, in that call.
+
+    The call's `elsewhere` goes before its `index`; a call without an index changes nothing.
+    """
+    pairs = call.attrs["elsewhere"]
+    told = dict(zip(pairs[::2], pairs[1::2], strict=True)).get(str(where)) if pairs else None
+    if told is not None:
+        return parse_where(told)
+    index = call.attrs["index"]
+    if index < 0:
+        return where
+    module = where.module.replace("{i}", str(index)).replace("{i+1}", str(index + 1))
+    return where if module == where.module else Where(where.file, where.line, module)
+
+
+def parse_where(text: str) -> Where:
+    """The inverse of `str(where)`, for files whose name holds no space."""
+    match = _WHERE.fullmatch(text)
+    assert match is not None  # the pattern takes any single line
+    return Where(match["file"], int(match["line"] or 0), match["module"] or "")
+
+
+def _walk(program: Program, name: str, calls: tuple[Node, ...]) -> Iterator[tuple[Where, Node]]:
+    for node in program.functions[name].nodes:
+        inner = callee(node)
+        if inner is not None:
+            yield from _walk(program, inner, (node, *calls))
+            continue
+        where = node.where
+        for call in calls:  # innermost first
+            where = resolve(where, call)
+        yield where, node

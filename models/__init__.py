@@ -1,0 +1,1 @@
+"""What can be compiled: named architectures, transformers folders, gguf files and torch modules, as `Source`s."""

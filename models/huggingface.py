@@ -1,0 +1,314 @@
+"""Loading a transformers folder or a gguf file from disk: safetensors only, code from the folder never."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError
+from .source import Source, tensors
+from .text import text_source
+
+# Task -> transformers' table of the class for each model type.
+TASKS = {
+    "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "embeddings": "MODEL_MAPPING_NAMES",
+    "masked-lm": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "next-sentence-prediction": "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES",
+    "question-answering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "token-classification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+}
+# The words that transformers' pipelines use.
+ALIASES = {
+    "feature-extraction": "embeddings",
+    "fill-mask": "masked-lm",
+    "text-classification": "sequence-classification",
+    "text-generation": "causal-lm",
+}
+DTYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2}
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TOKENIZER_FILES = (
+    "added_tokens.json", "chat_template.jinja", "merges.txt", "special_tokens_map.json", "tokenizer.json",
+    "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+)  # fmt: skip
+
+
+def load_folder(path: Path, task: str | None = None, *, dtype: str = "f32", shape_only: bool = False) -> Source:
+    """The model of a folder with config.json and safetensors files.
+
+    Its class is `config.architectures[0]`, or the task's. All floating weights are read as `dtype`; with `shape_only`
+    no weight is read. Raises: ModelError.
+    """
+    config = read_config(path)
+    cls = model_class(config, task)
+    if shape_only:
+        module = _on_meta(cls, path)
+        notes: tuple[str, ...] = ("shapes only: no weights were read",)
+    else:
+        estimate_bytes(path)  # reads every header, so that a broken file is named
+        module, notes = _load(cls, path, dtype), ()
+    return text_source(
+        module, name=path.resolve().name, kind="huggingface", notes=notes,
+        pad_side=_pad_side(path), tokenizer_files=lambda: _read_tokenizer(path),
+    )  # fmt: skip
+
+
+def load_gguf(path: Path, task: str | None = None, *, dtype: str = "f32") -> Source:
+    """The model of a .gguf file, its blocks dequantised to `dtype`. Raises: ModelError."""
+    _check_gguf(path)
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder, name = str(path.resolve().parent), path.name
+    with _explained(path), _quiet():
+        config = AutoConfig.from_pretrained(folder, gguf_file=name)
+    cls = model_class({"model_type": config.model_type}, task or "causal-lm")
+    module = _load(cls, path.parent, dtype, gguf_file=name)
+    tokenizer: Any = None
+    with _explained(path), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    return text_source(
+        module, name=path.stem, kind="gguf", pad_side=tokenizer.padding_side,
+        notes=("the gguf file's quantised blocks were dequantised",),
+        tokenizer_files=lambda: _written_tokenizer(tokenizer),
+    )  # fmt: skip
+
+
+def estimate_bytes(path: Path, dtype: str = "f32") -> int:
+    """Bytes that the model's weights will take once loaded as `dtype`, from the files' headers alone.
+
+    Raises: ModelError where there is no safetensors or gguf file, or a header is broken.
+    """
+    if path.is_file():
+        return _gguf_elements(path, path.stat().st_mtime_ns) * BYTES[dtype]
+    total = 0
+    for file in weight_files(path):
+        for entry in _header(file).values():
+            bits = BYTES[dtype] if entry["dtype"] in _FLOATS else None
+            begin, end = entry["data_offsets"]
+            total += end - begin if bits is None else prod(entry["shape"]) * bits
+    return total
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of a folder, of a model type that transformers knows. Raises: ModelError."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise ModelError(
+            f"{path} has no config.json", found=", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing",
+            hint="give the folder that transformers' save_pretrained wrote",
+        )  # fmt: skip
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} is not JSON: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"{file} names no model_type", hint="is this a transformers model?")
+    _check_model_type(config)
+    return config
+
+
+def model_class(config: Mapping[str, Any], task: str | None = None) -> Any:
+    """The transformers class of a config: `architectures[0]`, or the task's. Raises: ModelError."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    model_type = config["model_type"]
+    if task is not None:
+        task = ALIASES.get(task, task)
+        if task not in TASKS:
+            raise ModelError(f"there is no task {task!r}", hint=f"tasks: {', '.join(sorted({*TASKS, *ALIASES}))}")
+        name = getattr(modeling_auto, TASKS[task]).get(model_type)
+        if name is None:
+            raise ModelError(f"transformers has no {task} class for {model_type!r} models")
+        name = name[0] if isinstance(name, (tuple, list)) else name
+    else:
+        names = config.get("architectures") or ()
+        if not names:
+            raise ModelError("the config names no architecture", hint="say which head you want: --task causal-lm")
+        name = names[0]
+    if not hasattr(transformers, name):
+        near = difflib.get_close_matches(name, dir(transformers), n=3)
+        raise ModelError(
+            f"transformers {transformers.__version__} has no class {name!r}",
+            hint=f"nearest: {', '.join(near)}" if near else "choose another head with --task",
+        )
+    return getattr(transformers, name)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a folder. Raises: ModelError when there are none, or only pickled weights."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [path / n for n in names]
+        lost = [f.name for f in files if not f.is_file()]
+        if lost:
+            raise ModelError(f"{path} lacks weight files", found=", ".join(lost), hint="fetch the folder again")
+        return files
+    single = path / "model.safetensors"
+    if single.is_file():
+        return [single]
+    pickles = sorted(p.name for pattern in _PICKLES for p in path.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"{path} holds its weights as pickles, which can run any code when opened", found=", ".join(pickles),
+            hint="get the safetensors revision of the model, or where you trust the file save it again: "
+            "AutoModel.from_pretrained(FOLDER).save_pretrained(NEW)",
+        )  # fmt: skip
+    raise ModelError(f"{path} has no model.safetensors", hint="give a folder with weights, or a zoo name")
+
+
+def nan_weights(module: Any) -> list[str]:
+    """Names of the weights that hold a NaN."""
+    found = []
+    for name, tensor in tensors(module).items():
+        # The sum needs no copy of the weight, and is NaN when an element is; it may also be for inf - inf.
+        if tensor.is_floating_point() and not tensor.is_meta and bool(tensor.sum().isnan()):
+            found += [name] if bool(tensor.isnan().any()) else []
+    return found
+
+
+def check_weights(module: Any, name: str) -> None:
+    """Raises: ModelError naming the weights that hold a NaN."""
+    bad = nan_weights(module)
+    if bad:
+        raise ModelError(f"{name} has weights that are not numbers (NaN)", found=_some(bad),
+                         hint="the checkpoint is broken; fetch it again")  # fmt: skip
+
+
+def _load(cls: Any, folder: Path, dtype: str, **options: Any) -> Any:
+    import torch
+
+    where = folder / options["gguf_file"] if "gguf_file" in options else folder
+    kind = {} if "gguf_file" in options else {"use_safetensors": True}
+    with _explained(where), _quiet():
+        module, report = cls.from_pretrained(
+            str(folder.resolve()), dtype=getattr(torch, DTYPES[dtype]), attn_implementation="eager",
+            local_files_only=True, output_loading_info=True, **kind, **options,
+        )  # fmt: skip
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{where} lacks weights of {cls.__name__}, which would be random", found=_some(missing),
+            hint="choose the head that was trained, with --task",
+        )  # fmt: skip
+    check_weights(module, str(where))
+    return module
+
+
+def _on_meta(cls: Any, path: Path) -> Any:
+    import torch
+    from transformers import AutoConfig
+
+    with _explained(path), _quiet(), torch.device("meta"):
+        config = AutoConfig.from_pretrained(str(path), local_files_only=True)
+        return cls._from_config(config, attn_implementation="eager")
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """transformers' own complaints as ours, with the path."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # a config can make it fail anywhere
+        first = str(error).strip().splitlines()
+        raise ModelError(f"transformers cannot load {path}", found=first[0] if first else repr(error)) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and advice; ours is shown instead."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _check_model_type(config: Mapping[str, Any]) -> None:
+    from transformers import __version__
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kind = config["model_type"]
+    if kind in CONFIG_MAPPING_NAMES:
+        return
+    near = difflib.get_close_matches(str(kind), CONFIG_MAPPING_NAMES, n=3)
+    hint = f"nearest: {', '.join(near)}" if near else "pass it as a torch module: FILE.py:FACTORY"
+    if "auto_map" in config:
+        hint = "its code lies in its folder, and that is never run; pass it as a torch module: FILE.py:FACTORY"
+    raise ModelError(f"transformers {__version__} has no model type {kind!r}", hint=hint)
+
+
+def _header(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= min(100_000_000, file.stat().st_size - 8):
+                raise ValueError("the header's length is wrong")
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            for entry in header.values():
+                _ = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file} is not a safetensors file", found=str(error)) from error
+    return header
+
+
+def _check_gguf(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise ModelError(f"cannot open {path}: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise ModelError(f"{path} is not a gguf file", found=f"it starts with {magic!r}")
+
+
+@lru_cache(maxsize=8)
+def _gguf_elements(path: Path, stamp: int) -> int:
+    _check_gguf(path)
+    import gguf
+
+    try:
+        return sum(int(t.n_elements) for t in gguf.GGUFReader(path).tensors)
+    except (ValueError, KeyError, IndexError, OverflowError) as error:
+        raise ModelError(f"{path} is a broken gguf file", found=str(error)) from error
+
+
+def _pad_side(path: Path) -> str:
+    try:
+        config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+        side = config.get("padding_side", "right")
+    except (OSError, ValueError, AttributeError):
+        return "right"
+    return side if side in ("left", "right") else "right"
+
+
+def _read_tokenizer(path: Path) -> dict[str, bytes]:
+    files = (path / name for name in _TOKENIZER_FILES)
+    return {f.name: f.read_bytes() for f in files if f.is_file()}
+
+
+def _written_tokenizer(tokenizer: Any) -> dict[str, bytes]:
+    return {"tokenizer.json": tokenizer.backend_tokenizer.to_str().encode()}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

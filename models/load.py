@@ -1,0 +1,60 @@
+"""One name for every form in which a user names a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import huggingface, zoo
+from .errors import ModelError
+from .source import Source
+from .torch_module import load_factory, module_source
+
+
+def load(
+    model: Any,
+    task: str | None = None,
+    *,
+    dtype: str = "f32",
+    shape_only: bool = False,
+    examples: Any = None,
+    dims: Mapping[str, Sequence[int | str]] | None = None,
+) -> Source:
+    """A zoo name, a transformers folder, a `.gguf` file, `FILE.py:FACTORY`, or a torch module with `examples`.
+
+    dtype: what floating weights are read as; a torch module is taken as it is.
+    Raises: ModelError.
+    """
+    if not isinstance(model, (str, Path)):
+        return module_source(model, examples, dims)
+    text, path = str(model), Path(model)
+    if text in zoo.ZOO or text in zoo.PACKAGED:
+        return zoo.load_named(text, task, dtype=dtype, shape_only=shape_only)
+    if path.is_dir():
+        return huggingface.load_folder(path, task, dtype=dtype, shape_only=shape_only)
+    if path.suffix == ".gguf":
+        return huggingface.load_gguf(path, task, dtype=dtype)
+    if ".py:" in text:
+        return load_factory(text)
+    raise ModelError(
+        f"{text!r} is no model",
+        hint="give a transformers folder, a .gguf file, FILE.py:FACTORY, or a name that `tundish models` lists",
+    )
+
+
+def estimate_bytes(model: Any, dtype: str = "f32") -> int | None:
+    """Bytes of the weights once loaded, known before loading them; None where that cannot be said.
+
+    Raises: ModelError on a folder without safetensors.
+    """
+    if not isinstance(model, (str, Path)):
+        return None
+    text, path = str(model), Path(model)
+    if text in zoo.ZOO:
+        return zoo.ZOO[text].parameters * huggingface.BYTES[dtype]
+    if text in zoo.PACKAGED:
+        path = zoo.packaged_path(text)
+    if path.is_dir() or path.suffix == ".gguf":
+        return huggingface.estimate_bytes(path, dtype)
+    return None

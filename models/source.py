@@ -1,0 +1,228 @@
+"""A loaded model, described well enough to capture it, to run the original, and to make inputs for it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from .errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+Arrays = Mapping[str, np.ndarray]
+
+DTYPES: dict[str, np.dtype] = {
+    "f64": np.dtype(np.float64),
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "i64": np.dtype(np.int64),
+    "i32": np.dtype(np.int32),
+    "i16": np.dtype(np.int16),
+    "i8": np.dtype(np.int8),
+    "u8": np.dtype(np.uint8),
+    "bool": np.dtype(np.bool_),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of a model.
+
+    dims: ints, and names of sizes that vary (`batch`, `seq`).
+    role: `ids` and `data` are drawn at random, `mask` is 1 where a token is real.
+    low, high: the least and greatest integer that may stand in it; for floats, `high` is the usual magnitude.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int | str, ...]
+    role: str = "data"
+    low: int = 0
+    high: int = 1
+
+
+def _no_files() -> dict[str, bytes]:
+    return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A model in eval mode, in eager torch, with what its inputs and outputs are called.
+
+    inputs:          in the order in which forward takes them.
+    outputs:         names of the tensors that it returns, in order.
+    constants:       keyword arguments that are always passed (`use_cache=False`).
+    by_position:     inputs are passed by position; forward has no names for them.
+    parameter_bytes: of all parameters and buffers, a tied one counted once.
+    max_seq:         the longest sequence that the model's positions allow, or None.
+    pad_side:        where its tokenizer pads.
+    tokenizer_files: reads what a bundle needs to turn text into ids, name -> content.
+    notes:           what the user should know, in sentences.
+    double:          everything is computed in f64, also where the model itself asks for f32.
+    """
+
+    name: str
+    kind: str
+    module: torch.nn.Module
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    by_position: bool = False
+    parameter_bytes: int = 0
+    max_seq: int | None = None
+    vocab_size: int | None = None
+    pad_side: str = "right"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_files: Callable[[], Mapping[str, bytes]] = _no_files
+    notes: tuple[str, ...] = ()
+    double: bool = False
+
+    @property
+    def on_meta(self) -> bool:
+        """Whether it has shapes only, and no weights."""
+        return any(t.is_meta for t in tensors(self.module).values())
+
+    def replace(self, **changes: Any) -> Source:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def call(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Runs the original once, in eager torch. Raises: ModelError on missing or unknown inputs."""
+        import torch
+
+        names = [spec.name for spec in self.inputs]
+        if set(inputs) != set(names):
+            raise ModelError(f"{self.name} takes the inputs {', '.join(names)}", found=", ".join(inputs) or "none")
+        device = "meta" if self.on_meta else "cpu"
+        with torch.no_grad(), _widened() if self.double else nullcontext():
+            given = {name: to_torch(inputs[name]).to(device) for name in names}
+            found = dict(flatten(_forward(self, given)))
+        return {name: to_numpy(found[name]) for name in self.outputs}
+
+    def axes(self) -> dict[str, dict[int, str]]:
+        """Which axes of each input vary: `{"input_ids": {0: "batch", 1: "seq"}}`."""
+        return {s.name: {i: d for i, d in enumerate(s.dims) if isinstance(d, str)} for s in self.inputs}
+
+    def buffers(self) -> frozenset[str]:
+        """Names of the tensors that are no parameters (tables of positions and frequencies)."""
+        return frozenset(name for name, _ in self.module.named_buffers())
+
+    def float64(self) -> Source:
+        """The same model computing in double precision, for judging others' rounding. The weights are copied."""
+        module = copy.deepcopy(self.module).double()
+        floats = {"f32", "f16", "bf16"}
+        inputs = tuple(dataclasses.replace(s, dtype="f64") if s.dtype in floats else s for s in self.inputs)
+        return self.replace(module=module, inputs=inputs, parameter_bytes=count_bytes(module), double=True)
+
+
+def describe(source: Source, probe: Arrays) -> Source:
+    """The source with its outputs named and its bytes counted, by one run on `probe`."""
+    import torch
+
+    with torch.no_grad(), _shapes_only() if source.on_meta else nullcontext() as to_fake:
+        arrays = {s.name: to_torch(probe[s.name]) for s in source.inputs}
+        try:
+            arrays = {k: to_fake(v) for k, v in arrays.items()} if to_fake else arrays
+            found = dict(flatten(_forward(source, arrays)))
+        except ModelError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(f"{k}{list(v.shape)}" for k, v in probe.items())
+            raise ModelError(
+                f"{source.name} does not run: {type(error).__name__}: {error}", found=shapes,
+                hint="run the module in torch on these shapes first",
+            ) from error  # fmt: skip
+    if not found:
+        raise ModelError(f"{source.name} returns no tensor")
+    return source.replace(outputs=tuple(found), parameter_bytes=count_bytes(source.module))
+
+
+def flatten(output: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and tensor of everything in a model's result; what is not a tensor is left out.
+
+    A single tensor is called `output`, the members of a tuple `output_0`, `output_1`; those of a dict by their keys.
+    """
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        yield name or "output", output
+    elif isinstance(output, Mapping):
+        for key, value in output.items():
+            yield from flatten(value, f"{name}_{key}" if name else str(key))
+    elif isinstance(output, (tuple, list)):
+        for i, value in enumerate(output):
+            yield from flatten(value, f"{name or 'output'}_{i}")
+
+
+def tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, each storage once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def count_bytes(module: torch.nn.Module) -> int:
+    """Bytes of all parameters and buffers, a tied one counted once."""
+    return sum(t.numel() * t.element_size() for t in tensors(module).values())
+
+
+def _forward(source: Source, given: Mapping[str, Any]) -> Any:
+    """`given` is in the order of the inputs."""
+    if source.by_position:
+        return source.module(*given.values(), **source.constants)
+    return source.module(**given, **source.constants)
+
+
+def _widened() -> Any:
+    """A mode in which models that compute a softmax or a norm in f32 do so in f64."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    def wide(value: Any) -> Any:
+        return torch.float64 if value is torch.float32 else value
+
+    class Widened(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            func = torch.Tensor.double if func is torch.Tensor.float else func
+            return func(*map(wide, args), **{k: wide(v) for k, v in (kwargs or {}).items()})
+
+    return Widened()
+
+
+@contextmanager
+def _shapes_only() -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """Inside, a module on the meta device runs on the fake tensors that the yielded function makes.
+
+    Plain meta tensors are not enough: transformers looks at a mask's values unless it sees that it is being traced.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        yield lambda tensor: mode.from_tensor(tensor.to("meta"))
+
+
+def to_torch(array: np.ndarray) -> torch.Tensor:
+    """A tensor that owns a copy of the array."""
+    import torch
+
+    if array.dtype == DTYPES["bf16"]:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's content. Raises: ModelError on the meta device."""
+    import torch
+
+    if tensor.is_meta:
+        raise ModelError("a model without weights cannot be run", hint="load it with its weights")
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(DTYPES["bf16"])
+    return tensor.contiguous().numpy()

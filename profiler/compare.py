@@ -1,0 +1,94 @@
+"""Our bundle against its peers: interleaved rounds in one run, one process and one thread pool each."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .peers import PEERS
+from .workers import Worker
+
+OURS = "tundish"
+_WARMUP = 3
+
+
+def compare_peers(
+    model: str, inputs: dict[str, np.ndarray], handed: dict[str, str], *, peers: list[str] | None = None,
+    rounds: int = 15, threads: int | None = None, say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Rows {"name", "median_ms", "iqr_ms", "ratio", ...} or {"name", "cannot"}; ratio above 1: we are faster.
+
+    model:  as on the command line. inputs: what every competitor runs on.
+    handed: "compile", "loader" and "inputs_maker" as `module:function`, because this package imports no models.
+    Rounds alternate their order, so that a drift of the machine falls on all alike.
+    """
+    names = [OURS, *(p for p in (peers or list(PEERS)) if p != OURS)]
+    unknown = [n for n in names if n not in PEERS]
+    if unknown:
+        from ..ir.diagnostics import TundishError
+
+        raise TundishError(f"there is no peer {', '.join(unknown)}", hint=f"the peers are {', '.join(PEERS)}")
+    with tempfile.TemporaryDirectory(prefix="tundish-bench-") as folder:
+        np.savez(Path(folder) / "inputs.npz", **inputs)
+        made = {n: _prepared(n, model, handed, Path(folder), say) for n in names}
+        rows = _raced(made, model, handed, Path(folder), rounds, threads or os.cpu_count() or 1, say)
+    return {"model": model, "shapes": {k: list(v.shape) for k, v in inputs.items()}, "rows": rows}
+
+
+def _prepared(name: str, model: str, handed: dict[str, str], folder: Path, say: Any) -> dict[str, Any]:
+    if PEERS[name].make is None:
+        return {}
+    say(f"preparing {name}")
+    own = folder / name
+    own.mkdir()
+    worker = Worker({"kind": "prepare", "peer": name, "model": model, "folder": str(own), **handed})
+    worker.close()
+    return worker.ready
+
+
+def _raced(made: dict[str, dict[str, Any]], model: str, handed: Any, folder: Path, rounds: int, threads: int,
+           say: Any) -> list[dict[str, Any]]:  # fmt: skip
+    workers: dict[str, Worker] = {}
+    failed: dict[str, str] = {}
+    for name, files in made.items():
+        if "error" in files:
+            failed[name] = files["error"]
+            continue
+        say(f"opening {name}")
+        job = {
+            "kind": PEERS[name].kind, "model": model, "path": files.get("path", ""), "threads": threads,
+            "inputs": str(folder / "inputs.npz"), "answer": str(folder / f"{name}.npy"), "warmup": _WARMUP, **handed,
+        }  # fmt: skip
+        worker = Worker(job)
+        if "error" in worker.ready:
+            failed[name] = worker.ready["error"]
+        else:
+            workers[name] = worker
+    times: dict[str, list[float]] = {n: [] for n in workers}
+    for i in range(rounds):
+        say(f"round {i + 1} of {rounds}")
+        for name in list(workers) if i % 2 == 0 else reversed(list(workers)):
+            times[name].append(workers[name].run())
+    last = {n: w.close() for n, w in workers.items()}
+    answers = {n: np.load(folder / f"{n}.npy") for n in workers}
+    return [_row(n, times, answers, made[n], last, failed) for n in made]
+
+
+def _row(name: str, times: Any, answers: Any, made: Any, last: Any, failed: dict[str, str]) -> dict[str, Any]:
+    if name in failed:
+        return {"name": name, "cannot": failed[name]}
+    low, middle, high = np.percentile(times[name], [25, 50, 75])
+    row: dict[str, Any] = {"name": name, "median_ms": float(middle), "iqr_ms": float(high - low)}
+    if OURS in times:
+        row["ratio"] = float(middle / np.median(times[OURS]))
+        row["max_abs_difference"] = float(np.abs(answers[name] - answers[OURS]).max())
+    row["clean_rounds"] = len(times[name])
+    row["compile_s"] = made.get("compile_s")
+    row["compile_peak_bytes"] = made.get("peak_bytes")
+    row["peak_bytes"] = last[name].get("peak_bytes")
+    return row

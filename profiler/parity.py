@@ -1,0 +1,184 @@
+"""Proof that a bundle answers as the original does: recorded cases, replayed against one tolerance table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..ir.diagnostics import LoadError, RunError
+from ..ir.graph import Program
+from ..ir.ops.attention import attention
+from ..ir.weights import TensorFile
+
+Arrays = Mapping[str, np.ndarray]
+Call = Callable[[Arrays], Mapping[str, np.ndarray]]
+
+# Allowed |difference| as a share of max(1, max|original|), by the compute type. Relative to the largest value of the
+# output because rounding errors of a matrix product scale with its largest terms, not with each element.
+TOLERANCE = {"f64": 1e-9, "f32": 1e-5, "f16": 2e-2, "bf16": 6e-2}
+_FULL_BYTES = 4 << 20  # outputs up to here are stored whole; of larger ones a seeded sample of rows
+_SAMPLED_ROWS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Inputs and what the original answered.
+
+    rows: for an output with leading axes (batch, seq), which of its batch·seq rows are stored: positions that attend
+    to nothing are left out (what the original computes there is arbitrary), and long outputs are sampled.
+    """
+
+    name: str
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+    rows: dict[str, np.ndarray]
+
+
+@dataclass(slots=True)
+class OutputError:
+    """How far one output is from the original, over all cases. Errors are NaN where an output was not finite."""
+
+    name: str
+    max_abs_error: float = 0.0
+    max_rel_error: float = 0.0
+    tolerance: float = 0.0
+    min_cosine: float = 1.0
+    passed: bool = True
+    worst_case: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """The result of a verification."""
+
+    passed: bool
+    outputs: list[OutputError]
+    cases: int
+    origin: str
+    first_difference: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def attends(program: Program, mask: np.ndarray) -> np.ndarray:
+    """Which positions [batch, seq] may look at something, under every attention of the program.
+
+    mask: [batch, seq], nonzero where a token is real.
+    """
+    seq = mask.shape[1]
+    kinds = {
+        (node.attrs["causal"], node.attrs["window"])
+        for graph in program.functions.values() for node in graph.nodes if node.op.name == "attention"
+    }  # fmt: skip
+    ok = np.ones(mask.shape, bool)
+    for causal, window in kinds:
+        allowed = attention.allowed(seq, seq, mask != 0, causal, window)
+        ok &= np.broadcast_to(allowed, (*mask.shape[:1], 1, seq, seq)).any(-1)[:, 0]
+    return ok
+
+
+def record(call: Call, inputs: Iterable[tuple[str, dict[str, np.ndarray]]], program: Program) -> list[Case]:
+    """Asks the original each case; `call` runs it."""
+    return [_case(name, given, call(given), program) for name, given in inputs]
+
+
+def _case(name: str, inputs: dict[str, np.ndarray], outputs: Arrays, program: Program) -> Case:
+    stored: dict[str, np.ndarray] = {}
+    rows: dict[str, np.ndarray] = {}
+    mask = inputs.get("attention_mask")
+    lead = next(iter(inputs.values())).shape[:2]
+    for key, array in outputs.items():
+        array = np.ascontiguousarray(array)
+        if array.shape[:2] != lead or array.ndim < 2:
+            stored[key] = array
+            continue
+        keep = np.ones(lead, bool) if mask is None or mask.shape != lead else attends(program, mask)
+        chosen = np.flatnonzero(keep.reshape(-1)).astype(np.int64)
+        width = array.nbytes // max(1, lead[0] * lead[1])
+        if len(chosen) * width > _FULL_BYTES:
+            sample = np.random.default_rng(0).choice(
+                len(chosen), min(_SAMPLED_ROWS, len(chosen)), replace=False
+            )
+            chosen = np.sort(chosen[sample])
+        rows[key] = chosen
+        stored[key] = array.reshape(lead[0] * lead[1], *array.shape[2:])[chosen]
+    return Case(name, dict(inputs), stored, rows)
+
+
+def pack(cases: list[Case], origin: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(tensors for cases.safetensors, its JSON index). `origin` says who answered: `torch 2.13.0 eager`."""
+    tensors: dict[str, np.ndarray] = {}
+    for i, case in enumerate(cases):
+        for kind in ("inputs", "outputs", "rows"):
+            for key, array in getattr(case, kind).items():
+                tensors[f"{i}.{kind}.{key}"] = array
+    return tensors, {"origin": origin, "cases": [c.name for c in cases]}
+
+
+def unpack(folder: Path) -> tuple[list[Case], str]:
+    """The stored cases and who answered them. Raises: LoadError where there are none."""
+    if not (folder / "cases.json").is_file():
+        raise LoadError(
+            "the bundle holds no cases to verify", hint="compile it again from the original model"
+        )
+    index = json.loads((folder / "cases.json").read_text())
+    tensors = TensorFile(folder / "cases.safetensors")
+    cases = []
+    for i, name in enumerate(index["cases"]):
+        parts: dict[str, dict[str, np.ndarray]] = {"inputs": {}, "outputs": {}, "rows": {}}
+        for key in tensors:
+            number, kind, rest = key.split(".", 2)
+            if number == str(i):
+                parts[kind][rest] = tensors[key]
+        cases.append(Case(name, **parts))
+    return cases, index["origin"]
+
+
+def compare(run: Call, cases: list[Case], dtype: str, origin: str) -> Report:
+    """Replays the cases through `run` and holds each output against the tolerance of the compute type."""
+    errors: dict[str, OutputError] = {}
+    for case in cases:
+        answers = run(case.inputs)
+        for key, expected in case.outputs.items():
+            if key not in answers:
+                raise RunError(f"the bundle gives no output {key!r}", found=", ".join(answers))
+            error = errors.setdefault(key, OutputError(key))
+            _measure(error, case, answers[key], expected, TOLERANCE[dtype])
+    outputs = list(errors.values())
+    return Report(all(e.passed for e in outputs), outputs, len(cases), origin)
+
+
+def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.ndarray, share: float) -> None:
+    finite = bool(np.isfinite(answer).all()) if answer.dtype.kind == "f" else True
+    if error.name in case.rows:
+        answer = answer.reshape(-1, *answer.shape[2:])[case.rows[error.name]]
+    if answer.shape != expected.shape:
+        raise RunError(
+            f"output {error.name!r} has another shape than the original's",
+            found=f"{list(answer.shape)} for {list(expected.shape)} in case {case.name}",
+        )
+    got, want = answer.astype(np.float64), expected.astype(np.float64)
+    largest = float(np.abs(want).max(initial=0.0))
+    difference = float(np.abs(got - want).max(initial=0.0)) if finite else float("nan")
+    tolerance = share * max(1.0, largest)
+    if not difference <= tolerance:
+        error.passed = False
+    if not finite or difference / tolerance >= error.max_abs_error / (error.tolerance or 1.0):
+        error.max_abs_error, error.tolerance, error.worst_case = difference, tolerance, case.name
+    error.max_rel_error = max(error.max_rel_error, difference / largest if largest else difference)
+    error.min_cosine = min(error.min_cosine, _cosine(got, want))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The smallest cosine between rows of the last axis; 1 where both are zero."""
+    a, b = a.reshape(-1, a.shape[-1] if a.ndim else 1), b.reshape(-1, b.shape[-1] if b.ndim else 1)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    dots = np.where(norms > 0, (a * b).sum(1) / np.where(norms > 0, norms, 1), 1.0)
+    return float(dots.min(initial=1.0))

@@ -1,0 +1,82 @@
+"""The inputs that a bundle is judged by: they hold what their names say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tundish.models import zoo
+from tundish.models.cases import BUDGET_TOKENS, cases
+from tundish.models.source import InputSpec
+
+
+@pytest.fixture(scope="module")
+def source():
+    return zoo.load_named("bert-tiny")
+
+
+def made(source, **ranges):
+    return {c.name: c.inputs for c in cases(source, **ranges)}
+
+
+def test_each_case_is_what_its_name_says(source):
+    by_name = made(source, batch=(1, 8), seq=(1, 64))
+    assert len(by_name) >= 8
+    mask = {name: inputs["attention_mask"] for name, inputs in by_name.items()}
+    assert mask["no padding"].all()
+    right, left = mask["padding right"], mask["padding left"]
+    assert (np.diff(right, axis=1) <= 0).all() and not right.all()
+    assert (np.diff(left, axis=1) >= 0).all() and not left.all()
+    assert len(set(mask["ragged"].sum(1))) == len(mask["ragged"])
+    assert mask["shortest"].shape == (1, 1)
+    assert mask["longest"].shape == (1, 64)
+    assert (mask["one real token"].sum(1) == 1).all()
+    assert len(mask["largest batch"]) == 8
+    assert set(by_name["extreme values"]["input_ids"].ravel()) == {0, 127}
+
+
+@pytest.mark.parametrize("ranges", [
+    {"batch": (1, 1), "seq": (1, 1)}, {"batch": (2, 2), "seq": (7, 7)}, {"batch": (3, 9), "seq": (5, 50)},
+])  # fmt: skip
+def test_every_row_attends_to_something_and_every_size_is_in_range(source, ranges):
+    for name, inputs in made(source, **ranges).items():
+        for array in inputs.values():
+            assert ranges["batch"][0] <= array.shape[0] <= ranges["batch"][1], name
+            assert ranges["seq"][0] <= array.shape[1] <= ranges["seq"][1], name
+        assert (inputs["attention_mask"].sum(1) >= 1).all(), name
+        assert inputs["input_ids"].max() < 128 and inputs["input_ids"].min() >= 0
+        assert inputs["token_type_ids"].max() <= 1
+
+
+def test_the_same_seed_gives_the_same_arrays_and_another_does_not(source):
+    first, again, other = (cases(source, seed=s) for s in (1, 1, 2))
+    for a, b in zip(first, again, strict=True):
+        for key in a.inputs:
+            np.testing.assert_array_equal(a.inputs[key], b.inputs[key])
+    assert any((a.inputs["input_ids"] != b.inputs["input_ids"]).any() for a, b in zip(first, other, strict=True)
+               if a.inputs["input_ids"].shape == b.inputs["input_ids"].shape)  # fmt: skip
+
+
+def test_the_longest_case_stops_where_the_model_does(source):
+    assert made(source, seq=(1, 4096))["longest"]["input_ids"].shape == (1, 64)
+
+
+def test_the_cost_is_bounded(source):
+    long = source.replace(max_seq=None)
+    by_name = made(long, batch=(1, 64), seq=(1, 8192))
+    longest = by_name.pop("longest")
+    assert longest["input_ids"].shape == (1, 8192)
+    assert all(i["input_ids"].size <= BUDGET_TOKENS for i in by_name.values())
+
+
+def test_float_inputs_are_drawn_too(source):
+    spec = InputSpec("x", "f32", ("batch", "seq", 5))
+    by_name = made(source.replace(inputs=(spec,)), batch=(1, 4), seq=(1, 9))
+    assert by_name["longest"]["x"].shape == (1, 9, 5)
+    assert by_name["no padding"]["x"].dtype == np.float32
+    assert set(np.abs(by_name["extreme values"]["x"]).ravel()) == {8.0}
+
+
+def test_every_case_runs_through_the_original(source):
+    for case in cases(source, (1, 3), (1, 12)):
+        outputs = source.call(case.inputs)
+        assert all(np.isfinite(a).all() for a in outputs.values()), case.name
