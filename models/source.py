@@ -135,7 +135,7 @@ def describe(source: Source, probe: Arrays) -> Source:
             found = dict(flatten(_forward(source, arrays)))
         except ModelError:
             raise
-        except Exception as error:
+        except Exception as error:  # the module may raise anything
             shapes = ", ".join(f"{k}{list(v.shape)}" for k, v in probe.items())
             raise ModelError(
                 f"{source.name} does not run: {type(error).__name__}: {error}", found=shapes,

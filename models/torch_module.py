@@ -56,7 +56,7 @@ def load_factory(reference: str) -> Source:
     factory = _import(Path(file), function)
     try:
         made = factory()
-    except Exception as error:
+    except Exception as error:  # the user's own code may raise anything
         raise ModelError(f"{reference} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, tuple) or len(made) not in (2, 3):
         raise ModelError(f"{reference} returned {type(made).__name__}", hint=_SHAPE)
@@ -72,7 +72,7 @@ def _import(path: Path, function: str) -> Callable[[], Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # the user's own code may raise anything
         raise ModelError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, function, None)
     if not callable(found):

@@ -57,6 +57,7 @@ class Emit:
         self.where = Where("<model>")
         self.path = ""
         self.sizes = Sizes(self)
+        self.runs: dict[str, tuple[str, str, str]] = {}  # a Range's name -> its (start, stop, step) as vectors
         self._made: dict[Any, tuple[str, ...]] = {}
         self._constants: dict[Any, str] = {}
         self._taken: set[str] = set()

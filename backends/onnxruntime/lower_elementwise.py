@@ -32,7 +32,10 @@ def _ne(to: Emit, node: Node) -> str:
 
 @lowers(STANDARD, "div")
 def _div(to: Emit, node: Node) -> str:
-    return to("Div", *node.inputs)
+    a, b = node.inputs
+    if node.output.type.dtype.is_int:  # ONNX's Div rounds to zero, ours to minus infinity
+        return to("Div", to("Sub", a, to("Mod", a, b)), b)
+    return to("Div", a, b)
 
 
 @lowers(STANDARD, "mod")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ...ir.build import Builder
@@ -10,6 +9,7 @@ from ...ir.diagnostics import BuildError, Where
 from ...ir.dtypes import DType, f32
 from ...ir.graph import Graph, Node, Program, Value, callee
 from ...ir.op import Attrs
+from ...ir.walk import resolve
 from .emit import Emit
 from .kernels import NATIVE
 from .lower import DECLINED, Lowering
@@ -25,8 +25,7 @@ class Walk:
             "weight": self._weight, "constant": self._constant, "dim_value": self._dim_value,
             "call": self._call, "fused": self._fused,
         }  # fmt: skip
-        self._index = -1
-        self._elsewhere: dict[str, str] = {}
+        self._calls: tuple[Node, ...] = ()
 
     def graph(self, graph: Graph, args: Sequence[str]) -> list[str]:
         """Emits a graph on these inputs; gives the names of its outputs."""
@@ -43,11 +42,9 @@ class Walk:
     # -- where a node comes from -------------------------------------------------------------------
 
     def _place(self, where: Where) -> None:
-        module = self._elsewhere.get(where.module, where.module)
-        if self._index >= 0:
-            module = module.replace("{i}", str(self._index)).replace("{i+1}", str(self._index + 1))
-        self.to.where = dataclasses.replace(where, module=module)
-        self.to.path = module
+        for call in self._calls:  # innermost first
+            where = resolve(where, call)
+        self.to.where, self.to.path = where, where.module
 
     # -- the ops of structure ----------------------------------------------------------------------
 
@@ -64,14 +61,10 @@ class Walk:
         return [self.to.sizes.scalar(node.attrs["dim"])]
 
     def _call(self, node: Node) -> list[str]:
-        saved = self._index, self._elsewhere
-        if node.attrs["index"] >= 0:
-            self._index = node.attrs["index"]
-        pairs = node.attrs["elsewhere"]
-        self._elsewhere = {**self._elsewhere, **dict(zip(pairs[::2], pairs[1::2], strict=False))}
+        outer, self._calls = self._calls, (node, *self._calls)
         body = self.program.functions[str(callee(node))]
         outputs = self.graph(body, [self.to.name(v) for v in node.inputs])
-        self._index, self._elsewhere = saved
+        self._calls = outer
         return outputs
 
     def _fused(self, node: Node) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from ..diagnostics import CaptureError, Where
 from ..dims import Range
-from .places import shown
+from .places import model_frame
 
 Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size
 
@@ -141,6 +140,8 @@ def _sizes(traced: Any, inputs: Any, axes: Axes) -> tuple[dict[str, str], dict[s
             names[str(expr)] = size
             bound = traced.range_constraints.get(expr)
             high = None if bound is None or not bound.upper.is_Integer else int(bound.upper)
+            if high is not None and int(bound.lower) == high:
+                frozen.append(f"{size} of {name!r} became {high}")
             low = 1 if bound is None or int(bound.lower) <= 2 else int(bound.lower)
             ranges[size] = Range(low, high)
     if frozen:
@@ -151,23 +152,15 @@ def _sizes(traced: Any, inputs: Any, axes: Axes) -> tuple[dict[str, str], dict[s
     return names, ranges
 
 
-_LINE = re.compile(r'File "([^"]+)", line (\d+), in ')
-
-
 def _failure(error: Exception) -> CaptureError:
     """The user's line out of whatever torch.export raised."""
     import traceback
 
     text = "".join(traceback.format_exception(error)) + str(error)
-    lines = [
-        (f, int(n)) for f, n in _LINE.findall(text)
-        if not re.search(r"/(torch|transformers/(utils|masking_utils|modeling_utils))[/.]|/ir/capture/|<", f)
-        and "/lib/python" not in f.replace("/site-packages/", "")
-    ]  # fmt: skip
-    where = Where(shown(lines[-1][0]), lines[-1][1]) if lines else None
+    file, line = model_frame(text)
     message = str(error).strip().split("\n")[0][:300] or type(error).__name__
     return CaptureError(
-        f"cannot be traced: {message}", where=where,
+        f"cannot be traced: {message}", where=Where(file, line) if line else None,
         hint="Python branches on tensor values cannot be captured; use torch.where or a fixed choice",
     )  # fmt: skip
 

@@ -105,12 +105,12 @@ class Translator:
         for node in self.exported.program.graph.nodes:
             self.node = node
             if node.op == "output":
+                self._refuse()
                 outputs = [self.value(a) for a in node.args[0]]
             elif node.op == "placeholder":
                 self._placeholder(node)
             else:
                 self._call(node)
-        self._refuse()
         heads = list(self._weight_nodes.values())
         self.builder.nodes = heads + [n for n in self.builder.nodes if n.op.name != "weight"]
         graph = self.builder.finish(outputs, self.exported.outputs)
@@ -142,7 +142,8 @@ class Translator:
             self._problem(name)
             return
         self._bind_weights(node)
-        if any(self.env.get(a, a) is None for a in node.all_input_nodes):
+        if any(self.env.get(a) is None for a in node.all_input_nodes):
+            self.env[node] = None
             return  # an earlier problem; everything that follows from it is not the user's concern
         with self.builder.at(where(node)):
             try:

@@ -38,18 +38,22 @@ def shown(path: str) -> str:
     return os.path.basename(real)
 
 
-def _is_site_package(real: str) -> bool:
-    return real.startswith(os.path.realpath(sysconfig.get_paths()["purelib"]) + os.sep)
-
-
 @lru_cache(maxsize=65536)
-def _place(trace: str) -> tuple[str, int]:
+def model_frame(trace: str) -> tuple[str, int]:
+    """(file, line) of the innermost frame of a stack trace that is the model's own; line 0 when there is none."""
     frames = [(os.path.realpath(f), int(line)) for f, line, _ in _FRAME.findall(trace)]
-    skip = _libraries()
-    own = [f for f in frames if _is_site_package(f[0]) and not f[0].startswith(skip[0]) or not f[0].startswith(skip)]
+    own = [f for f in frames if not _is_library(f[0])]
     model = [f for f in own if not _PLUMBING.search(f[0])]
-    best = (model or own or frames or [("<torch>", 0)])[-1]
-    return shown(best[0]) if best[1] else best[0], best[1]
+    file, line = (model or own or [("<torch>", 0)])[-1]
+    return (shown(file), line) if line else (file, 0)
+
+
+def _is_library(real: str) -> bool:
+    packages = os.path.realpath(sysconfig.get_paths()["purelib"]) + os.sep
+    torch, own, standard = _libraries()
+    if real.startswith("<") or real.startswith((torch, own)) or not os.path.isabs(real):
+        return True
+    return real.startswith(standard) and not real.startswith(packages)
 
 
 def module_path(node: Any) -> str:
@@ -63,5 +67,5 @@ def module_path(node: Any) -> str:
 
 def where(node: Any) -> Where:
     """The place of an fx node."""
-    file, line = _place(node.meta.get("stack_trace") or "")
+    file, line = model_frame(node.meta.get("stack_trace") or "")
     return Where(file, line, module_path(node))

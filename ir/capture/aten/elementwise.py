@@ -168,6 +168,13 @@ def _(to: Translator) -> Value:
     return to.value(to.node.args[0], to.type().dtype)
 
 
+@enters(TABLE, "copy.default")
+def _(to: Translator) -> Value:
+    """The source's values under the target's shape and dtype."""
+    out, value = to.type(), to.value(to.node.args[1], to.type().dtype)
+    return value if value.type.shape == out.shape else to.emit("expand", value, shape=out.shape)
+
+
 @enters(TABLE, "dropout.default", "contiguous.default", "clone.default", "alias.default", "detach.default",
         "lift_fresh_copy.default", "lift_fresh.default", "feature_dropout.default", "native_dropout.default")  # fmt: skip
 def _(to: Translator) -> Value:

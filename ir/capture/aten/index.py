@@ -83,6 +83,11 @@ def _(to: Translator) -> Value:
     return _filled(to, to.args("fill_value")[0])
 
 
+@enters(TABLE, "fill.Tensor", "fill.Scalar")
+def _(to: Translator) -> Value:
+    return _filled(to, to.args("value")[0])
+
+
 @enters(TABLE, "zeros.default", "zeros_like.default", "new_zeros.default")
 def _(to: Translator) -> Value:
     return _filled(to, 0)

@@ -67,8 +67,13 @@ def _(to: Translator) -> Value:
     return to.emit("cumsum", value, axis=axis(to.node.args[1], value.type.rank))
 
 
-@enters(TABLE, "var.correction", "var.dim")
+@enters(TABLE, "std.correction", "std.dim")
 def _(to: Translator) -> Value:
+    return to.emit("sqrt", _variance(to))
+
+
+@enters(TABLE, "var.correction", "var.dim")
+def _variance(to: Translator) -> Value:
     """Mean of squared differences, with n - correction in the denominator."""
     from ... import dims
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ... import dims
+from ...diagnostics import CaptureError
 from .table import axis, enters
 
 if TYPE_CHECKING:
@@ -77,6 +78,33 @@ def _(to: Translator) -> Value:
     if stop is not None and isinstance(stop, int) and stop >= _END:
         last = size
     return to.emit("slice", value, axis=at, start=first, stop=last, step=step)
+
+
+@enters(TABLE, "slice_scatter.default", "select_scatter.default")
+def _(to: Translator) -> Value:
+    """x with a part replaced, as an assignment to a slice does: the parts around it are joined to the new one."""
+    x, part, at = to.args("self", "src", "dim")
+    whole = to.value(x)
+    at = axis(at or 0, whole.type.rank)
+    size = whole.type.shape[at]
+    part = to.value(part, whole.type.dtype)
+    if "select" in str(to.node.target):
+        start: Any = to.dim(to.args("index")[0])
+        start = size + start if isinstance(start, int) and start < 0 else start
+        part = to.emit("reshape", part, shape=(*whole.type.shape[:at], 1, *whole.type.shape[at + 1 :]))
+    else:
+        start, step = to.args("start", "step")
+        start = 0 if start is None else to.dim(start)
+        start = size + start if isinstance(start, int) and start < 0 else start
+        if step not in (None, 1):
+            raise CaptureError("assigning to every other element is not captured", hint="use torch.where")
+    stop = start + part.type.shape[at]
+    pieces = [part]
+    if start != 0:
+        pieces.insert(0, to.emit("slice", whole, axis=at, start=0, stop=start))
+    if stop != size:
+        pieces.append(to.emit("slice", whole, axis=at, start=stop, stop=size))
+    return pieces[0] if len(pieces) == 1 else to.emit("concat", *pieces, axis=at)
 
 
 @enters(TABLE, "narrow.default")

@@ -1,0 +1,57 @@
+"""Takes every op, builds, and refuses to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...compiler.capabilities import Capabilities
+from ...compiler.hardware.machine import Machine
+from ...compiler.plan import Plan
+from ...ir.diagnostics import RunError
+from ...ir.dtypes import DTYPES
+from ...ir.op import OPS, get
+from ..base import Built, Runner
+from ..signature import known_entry, signatures
+
+
+class Null:
+    """For the tests of the compiler and the command line: no library, no numbers."""
+
+    name = "null"
+
+    def versions(self) -> dict[str, str]:
+        return {}
+
+    def capabilities(self, machine: Machine) -> Capabilities:
+        get("add")  # fills OPS
+        return Capabilities(self.name, ops=frozenset(OPS), dtypes=frozenset(DTYPES))
+
+    def build(self, plan: Plan, out: Path, weights: Path) -> Built:
+        """Writes the names of the entries, so that a bundle of it is a bundle."""
+        (out / "entries.txt").write_text("".join(f"{entry}\n" for entry in plan.entries))
+        return Built(out, weights, signatures(plan))
+
+    def open(self, built: Built, *, threads: int | None = None) -> Runner:
+        return NullRunner(built)
+
+
+class NullRunner:
+    """Checks inputs as every runner does, then says that there is nothing to run."""
+
+    def __init__(self, built: Built) -> None:
+        self.built = built
+
+    def run(
+        self, entry: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Raises: RunError, always."""
+        signature = known_entry(entry, self.built.entries)
+        signature.bind(inputs)
+        signature.select(outputs)
+        raise RunError("the null backend runs nothing", hint="compile with --backend onnxruntime")
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,30 @@
+"""A plan as text: the program, then the decisions as comments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..compiler.plan import Plan
+
+
+def plan_text(plan: Plan) -> str:
+    """The program in its text form, followed by entries and decisions in `#` lines. Parses as the program."""
+    from ..ir.text import to_text
+
+    lines = [f"# backend {plan.backend}, target {plan.target}"]
+    for entry, variants in plan.entries.items():
+        for v in variants:
+            guard = f" when {v.guard.symbol} {v.guard.op} {v.guard.value}" if v.guard.symbol else ""
+            lines.append(f"# entry {entry}: {v.function}{guard}")
+    for name in sorted(plan.decisions):
+        lines += [f"# decision {name}{line}" for line in _decision(plan.decisions[name])]
+    return to_text(plan.program).rstrip("\n") + "\n\n" + "\n".join(lines) + "\n"
+
+
+def _decision(decision: Any) -> Iterator[str]:
+    """One line per choice of a mapping, one in all for anything else."""
+    if isinstance(decision, Mapping):
+        yield from (f" {key}: {value}" for key, value in decision.items())
+    else:
+        yield f": {decision}"

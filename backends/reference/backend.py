@@ -1,0 +1,84 @@
+"""Runs a program's text in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...compiler.capabilities import Capabilities
+from ...compiler.hardware.machine import Machine
+from ...compiler.plan import Guard, Plan, Variant
+from ...ir.dtypes import DTYPES
+from ...ir.evaluate import Evaluator
+from ...ir.graph import Program
+from ...ir.op import OPS, get
+from ...ir.weights import Stored, Weight
+from ..base import Built, Runner
+from ..signature import choose, known_entry, signatures
+
+FILE = "program.txt"
+
+
+class Reference:
+    """The meaning of every op; slow, and always there."""
+
+    name = "reference"
+
+    def versions(self) -> dict[str, str]:
+        return {"numpy": np.__version__}
+
+    def capabilities(self, machine: Machine) -> Capabilities:
+        get("add")  # fills OPS
+        return Capabilities(self.name, ops=frozenset(OPS), dtypes=frozenset(DTYPES))
+
+    def build(self, plan: Plan, out: Path, weights: Path) -> Built:
+        """Writes the program's text, its weights referring to the weights file."""
+        from ...ir.text import to_text
+
+        (out / FILE).write_text(to_text(stored(plan.program, weights.name)))
+        entries = {
+            entry: [{"guard": [v.guard.symbol, v.guard.op, v.guard.value], "function": v.function} for v in variants]
+            for entry, variants in plan.entries.items()
+        }
+        return Built(out, weights, signatures(plan), {"entries": entries})
+
+    def open(self, built: Built, *, threads: int | None = None) -> Runner:
+        """Opens it; numpy decides about threads itself."""
+        return ReferenceRunner(built)
+
+
+def stored(program: Program, file: str) -> Program:
+    """The program with all its weights as references into one file."""
+    weights = {name: Weight(w.type, Stored(file, name)) for name, w in program.weights.items()}
+    return program.replace(weights=weights)
+
+
+class ReferenceRunner:
+    """An opened program text."""
+
+    def __init__(self, built: Built) -> None:
+        from ...ir.text import parse
+
+        self.built = built
+        entries: Any = built.options["entries"]
+        self._entries = {
+            entry: [Variant(Guard(*v["guard"]), v["function"]) for v in variants] for entry, variants in entries.items()
+        }
+        program = parse((built.folder / FILE).read_text())
+        self._evaluator = Evaluator(program, folder=built.weights.parent)
+
+    def run(
+        self, entry: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Runs an entry once. Raises: RunError."""
+        signature = known_entry(entry, self.built.entries)
+        sizes, names = signature.bind(inputs), signature.select(outputs)
+        variants = self._entries[entry]
+        results = self._evaluator.run(inputs, variants[choose(variants, sizes)].function)
+        return {name: results[name] for name in names}
+
+    def close(self) -> None:
+        """Nothing is held."""
