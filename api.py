@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .backends.bundle import Bundle, open_bundle, write_bundle
+from .compiler.plan import Plan
 from .compiler.task import Precision, Task
 from .ir.diagnostics import CaptureError, CompileError, LoadError, TundishError
 from .ir.dims import Range
@@ -21,6 +22,7 @@ from .profiler.report.progress import Progress, silent
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
 Span = Range | str | int | None
+NOTES = "notes.json"
 
 
 def compile(
@@ -46,14 +48,14 @@ def compile(
     precision: fp32, fp16 or bf16.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
-    from .backends.registry import get_backend
+    from .backends.registry import get
     from .compiler.driver import compile_program
     from .compiler.hardware.machine import this_machine
-    from .profiler.parity import pack, record
+    from .profiler.parity import record
 
     if precision not in PRECISIONS:
         raise CompileError(f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
-    machine, engine = this_machine(target), get_backend(backend)
+    machine, engine = this_machine(target), get(backend)
     capabilities = engine.capabilities(machine)
     work = _Work(model, task, batch, seq, inputs, progress)
     dtype = PRECISIONS[precision]
@@ -64,12 +66,12 @@ def compile(
         on_pass=lambda name: progress(f"pass {name}", 0.45),
     )
     progress("asking the original model", 0.55)
-    cases = record(work.call, work.cases(), work.program)
+    cases = record(work.call, work.cases(), work.program, work.origin)
     progress("writing the bundle", 0.8)
     folder, finalize = (Path(output), None) if output is not None else _temporary(work.name)
     bundle = write_bundle(
-        folder, plan, engine, cases=pack(cases, work.origin), extra_files=work.files,
-        info={"name": work.name, "precision": precision, "notes": list(work.notes)},
+        folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
+        info={"precision": precision, "dtype": dtype, "memory": _memory(plan), "notes": list(work.notes)},
     )  # fmt: skip
     if finalize is not None:
         weakref.finalize(bundle, finalize)
@@ -91,9 +93,9 @@ def capture(
     return program
 
 
-def load(path: str | Path, *, threads: int | None = None) -> Bundle:
+def load(path: str | Path) -> Bundle:
     """Opens a bundle; every file is checked against the manifest first. Raises: LoadError."""
-    return open_bundle(Path(path), threads=threads)
+    return open_bundle(Path(path))
 
 
 def run(
@@ -101,8 +103,8 @@ def run(
     entry: str | None = None, threads: int | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Runs a bundle once; an input is an array, a .npy file, or "random" (seeded). Rows describe the outputs."""
-    opened = bundle if isinstance(bundle, Bundle) else load(bundle, threads=threads)
-    outputs = opened.run(_arrays(opened, inputs), entry=entry)
+    opened = bundle if isinstance(bundle, Bundle) else load(bundle)
+    outputs = opened.run(_arrays(opened, inputs), entry=entry, threads=threads)
     folder = Path(output) if output is not None else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,19 +128,22 @@ def verify(
     from .profiler import parity
     from .profiler.bisect import first_difference
 
-    opened = bundle if isinstance(bundle, Bundle) else load(bundle, threads=threads)
-    cases, origin = parity.unpack(opened.path)
+    opened = bundle if isinstance(bundle, Bundle) else load(bundle)
+    cases = opened.cases()
     if against is not None:
         work = _Work(against, None, None, None, None, silent)
-        original = work.call
-        cases = parity.record(original, [(c.name, c.inputs) for c in cases], opened.program)
-        origin = work.origin
-    if origin.startswith("tundish"):
+        cases = parity.record(work.call, [(c.name, c.inputs) for c in cases.cases], work.program, work.origin)
+    if not cases.cases:
+        raise LoadError(
+            "the bundle holds no answers of an original model to verify by",
+            hint="compile from the original model, or give it with --against",
+        )
+    if cases.origin.startswith("tundish"):
         raise LoadError(
             "the stored answers came from Tundish itself and prove nothing",
             hint="compile from the original model, or give it with --against",
         )
-    report = parity.compare(opened.run, cases, PRECISIONS[opened.manifest["precision"]], origin)
+    report = parity.compare(lambda x: opened.run(x, threads=threads), cases, opened.manifest.info["dtype"])
     if bisect and not report.passed:
         report.first_difference = first_difference(opened, cases)
         report.notes.append(report.first_difference["text"])
@@ -204,66 +209,121 @@ def account(model: Any, *, batch: int = 1, seq: int = 128, task: str | None = No
 
 def bench(
     model: Any = None, *, peers: list[str] | None = None, batch: int = 1, seq: int = 128, rounds: int = 15,
-    threads: int | None = None, write: str | Path | None = None,
+    threads: int | None = None, write: str | Path | None = None, progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Times our bundle against its peers, interleaved, each in a process of its own; rows with ratios.
 
     model: a model, or None for the workloads of docs/benchmarks.md. write: the markdown file to rewrite.
     """
-    from .profiler.compare import run_benchmarks
+    from .models.cases import make
+    from .profiler.benchmarks import WORKLOADS, write_tables
+    from .profiler.compare import compare_peers
 
-    return run_benchmarks(model, peers=peers, batch=batch, seq=seq, rounds=rounds, threads=threads, write=write)
+    handed = {
+        "compile": f"{__package__}.api:compile", "loader": f"{__package__}.models.load:load",
+        "inputs_maker": f"{__package__}.models.cases:make",
+    }  # fmt: skip
+    results = []
+    for name, rows, length in WORKLOADS if model is None else [(model, batch, seq)]:
+        inputs = make(_source(name, None, None), rows, length, np.random.default_rng(0))
+        results.append(
+            compare_peers(
+                name, inputs, handed, peers=peers, rounds=rounds, threads=threads,
+                say=lambda text, name=name: progress(f"{name}: {text}", 0.0),
+            )
+        )  # fmt: skip
+    if write is not None:
+        write_tables(Path(write), results)
+    return {"rows": [{"model": r["model"], **row} for r in results for row in r["rows"]]}
 
 
 def models() -> list[dict[str, Any]]:
     """The models that have a name: zoo architectures with seeded random weights, installed real ones."""
-    from .models.zoo import models as rows
+    from .models.zoo import rows
 
     return rows()
 
 
 def targets() -> list[dict[str, Any]]:
     """Targets, and whether the backends that serve them are usable here."""
-    from .backends.registry import targets as rows
+    from .backends.onnxruntime.backend import providers
+    from .backends.registry import available
+    from .compiler.hardware.machine import this_machine
 
-    return rows()
+    machine = this_machine()
+    usable = {r.name: r for r in available()}
+    ort = usable["onnxruntime"]
+    has_cuda = ort.usable and "CUDAExecutionProvider" in providers()
+    features = ", ".join(sorted(machine.features))
+    return [
+        {"target": "cpu", "backend": name, "usable": r.usable,
+         "about": r.reason or f"{machine.name}, {machine.cores} cores, {features}"}
+        for name, r in usable.items()
+    ] + [
+        {"target": "cuda", "backend": "onnxruntime", "usable": has_cuda,
+         "about": "NVIDIA GPU through ONNX Runtime" if has_cuda else "no CUDA provider in this ONNX Runtime"}
+    ]  # fmt: skip
 
 
 def ops() -> list[dict[str, Any]]:
     """Every op and how each backend takes it: lowered, decomposed, or declined with a reason."""
-    from .backends.registry import op_table
+    from .backends.registry import BACKENDS, get
+    from .compiler.hardware.machine import this_machine
+    from .ir.op import OPS
 
-    return op_table()
+    known = {name: get(name).capabilities(this_machine()) for name in BACKENDS}
+    return [{"op": op, **{name: _cell(c, op) for name, c in known.items()}} for op in sorted(OPS)]
+
+
+def _cell(capabilities: Any, op: str) -> str:
+    if op in capabilities.ops:
+        return "lowered"
+    return "decomposed" if op in capabilities.decomposed else capabilities.declined.get(op, "structure")
 
 
 def doctor() -> list[dict[str, Any]]:
     """What is installed, what is missing, and what to do about it."""
-    from .backends.registry import doctor as rows
+    import importlib.metadata
 
-    return rows()
+    from .backends.registry import available
+
+    rows = [
+        {"part": f"backend {r.name}", "usable": r.usable,
+         "about": r.reason or ", ".join(f"{k} {v}" for k, v in r.versions.items()) or "built in"}
+        for r in available()
+    ]  # fmt: skip
+    for package, why in (("torch", "capture"), ("transformers", "loading models"), ("onnx", "building ONNX files")):
+        try:
+            rows.append({"part": package, "usable": True, "about": importlib.metadata.version(package)})
+        except importlib.metadata.PackageNotFoundError:
+            about = f"missing, needed for {why}; pip install 'tundish[compile]'"
+            rows.append({"part": package, "usable": False, "about": about})
+    return rows
 
 
 def explain(bundle: Bundle) -> list[dict[str, Any]]:
     """What each pass did and declined when this bundle was compiled."""
-    return list(json.loads((bundle.path / "notes.json").read_text()))
+    return list(json.loads((bundle.path / NOTES).read_text()))
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
     """The bundle in one row: where, how large, for what, and what it needs at run time."""
-    manifest = bundle.manifest
+    m = bundle.manifest
     return {
         "bundle": str(bundle.path),
-        "bytes": sum(f["bytes"] for f in manifest["files"].values()),
-        **{k: manifest[k] for k in ("name", "target", "backend", "precision", "symbols", "memory", "notes")},
-    }
+        "bytes": sum(f.size for f in m.files.values()),
+        "model": m.name, "target": m.target, "backend": m.backend, "precision": m.info["precision"],
+        "sizes": {n: f"{low}..{high}" for e in bundle.entries.values() for n, (low, high) in e.symbols.items()},
+        "memory": m.info["memory"], "notes": m.info["notes"],
+    }  # fmt: skip
 
 
 def demo(output: str | Path = "demo", *, progress: Progress = silent) -> list[dict[str, Any]]:
     """Compiles all-MiniLM-L6-v2 and SmolLM2-135M with their real weights, verifies them, and uses them."""
-    from .backends.tokenizer import continuation, neighbours
+    from .backends.text import continuation, neighbours
 
     rows = []
-    jobs: list[tuple[str, Callable[[Bundle], dict[str, Any]]]] = [("minilm", neighbours), ("smollm2", continuation)]
+    jobs: list[tuple[str, Callable[[Bundle], dict[str, Any]]]] = [("all-minilm-l6-v2", neighbours), ("smollm2-135m-instruct", continuation)]
     for i, (name, use) in enumerate(jobs):
         stage = lambda text, share, i=i, name=name: progress(f"{name}: {text}", (i + share) / len(jobs))
         bundle = compile(name, Path(output) / f"{name}.tundish", progress=stage)
@@ -337,14 +397,23 @@ class _Work:
         return [(c.name, c.inputs) for c in cases(self.source, *spans)]
 
 
+def _notes(plan: Plan) -> tuple[str, bytes]:
+    """What the passes said, as a file of the bundle."""
+    rows = [
+        {"pass": n.pass_name, "what": n.text, "where": n.where.spoken if n.where else "", "times": n.times}
+        for n in plan.notes
+    ]
+    return NOTES, (json.dumps(rows, indent=1) + "\n").encode()
+
+
 def _source(model: Any, task: str | None, inputs: Mapping[str, Any] | None) -> Any:
     """Loads a model, after checking that it will fit. Raises: CaptureError."""
     from .models.errors import ModelError
-    from .models.open import estimate_bytes, open_model
+    from .models.load import estimate_bytes, load as load_model
 
     try:
         _check_fits(estimate_bytes(model))
-        return open_model(model, task=task, inputs=inputs)
+        return load_model(model, task, examples=inputs)
     except ModelError as error:
         raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
 
@@ -394,12 +463,12 @@ def _saved_program(model: Any) -> tuple[str, Program] | None:
 
 
 def _optimized(program: Program, fuse: bool = True) -> Program:
-    from .backends.registry import get_backend
+    from .backends.registry import get
     from .compiler.driver import compile_program
     from .compiler.hardware.machine import this_machine
 
     name = "onnxruntime" if fuse else "reference"
-    task = Task(this_machine(), get_backend(name).capabilities(this_machine()), ranges=program.symbols, fuse=fuse)
+    task = Task(this_machine(), get(name).capabilities(this_machine()), ranges=program.symbols, fuse=fuse)
     return compile_program(program, task).program
 
 
@@ -422,10 +491,10 @@ def _range(name: str, asked: Span, default: Range) -> Range:
 
 def _arrays(bundle: Bundle, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Arrays from arrays, .npy files and the word "random". Raises: LoadError."""
-    from .backends.signature import random_inputs
+    from .backends.inputs import random_inputs
 
     found: dict[str, np.ndarray] = {}
-    drawn = random_inputs(bundle.inputs, bundle.manifest["symbols"])
+    drawn = random_inputs(next(iter(bundle.entries.values())))
     for name, value in inputs.items():
         if isinstance(value, np.ndarray):
             found[name] = value

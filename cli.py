@@ -195,9 +195,13 @@ def bench(
 ) -> None:
     """Time a bundle against its peers, interleaved in one run."""
     from . import api
+    from .profiler.report.progress import stages
 
     names = peers.split(",") if peers else None
-    result = api.bench(model, peers=names, batch=batch, seq=seq, rounds=rounds, threads=threads, write=write)
+    with stages(as_json) as progress:
+        result = api.bench(
+            model, peers=names, batch=batch, seq=seq, rounds=rounds, threads=threads, write=write, progress=progress
+        )
     if as_json:
         _json(result)
     else:

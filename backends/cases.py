@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,17 @@ ARRAYS, INDEX = "cases.safetensors", "cases.json"
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One call of an entry. `name` says what it tests (`left padding`)."""
+    """One call of an entry. `name` says what it tests (`left padding`).
+
+    rows: for an output with the leading axes of the inputs (batch, seq), which of its batch·seq rows are kept, i64;
+    the stored output then is [len(rows), ...].
+    """
 
     name: str
     entry: str
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +46,13 @@ def write_cases(folder: Path, cases: Cases) -> None:
     arrays: dict[str, Weight] = {}
     index = []
     for i, case in enumerate(cases.cases):
-        for side, values in (("in", case.inputs), ("out", case.outputs)):
+        for side, values in (("in", case.inputs), ("out", case.outputs), ("rows", case.rows)):
             for name, array in values.items():
-                array = np.ascontiguousarray(array)
+                array = np.asarray(array, order="C")
                 arrays[f"{i}/{side}/{name}"] = Weight(TensorType(from_numpy(array.dtype), array.shape), Held(array))
         index.append(
-            {"name": case.name, "entry": case.entry, "inputs": list(case.inputs), "outputs": list(case.outputs)}
+            {"name": case.name, "entry": case.entry, "inputs": list(case.inputs), "outputs": list(case.outputs),
+             "rows": list(case.rows)}
         )
     write_weights(folder / ARRAYS, arrays)
     text = json.dumps({"origin": cases.origin, "cases": index}, indent=1, sort_keys=True)
@@ -65,6 +71,7 @@ def read_cases(folder: Path) -> Cases:
                 c["name"], c["entry"],
                 {n: arrays[f"{i}/in/{n}"] for n in c["inputs"]},
                 {n: arrays[f"{i}/out/{n}"] for n in c["outputs"]},
+                {n: arrays[f"{i}/rows/{n}"] for n in c["rows"]},
             )
             for i, c in enumerate(index["cases"])
         )  # fmt: skip

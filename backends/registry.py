@@ -37,6 +37,8 @@ def get(name: str) -> Backend:
         backend: Backend = getattr(importlib.import_module(f".{module}", __package__), cls)()
         backend.versions()
     except ImportError as error:
+        if (error.name or "").split(".")[0] == __package__.split(".")[0]:
+            raise  # a module of ours: our own mistake
         extra = _EXTRA.get(name, "tundish[compile]")
         raise LoadError(f"backend {name!r} is not usable here: {error}", hint=f"pip install '{extra}'") from error
     return backend

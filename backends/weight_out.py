@@ -44,7 +44,7 @@ def write_weights(path: Path, weights: Mapping[str, Weight], progress: Progress 
         file.write(len(text).to_bytes(8, "little") + text)
         done = 0
         for name, weight in weights.items():
-            array = np.ascontiguousarray(materialize(weight))
+            array = np.asarray(materialize(weight), order="C")
             if array.nbytes != int(str(weight.type.bytes)):
                 raise AssertionError(f"{name}: {array.dtype}{array.shape} is not {weight.type}")
             file.write(memoryview(array.reshape(-1).view(np.uint8)))

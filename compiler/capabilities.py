@@ -21,6 +21,9 @@ class Capabilities:
     dtypes:  the element types that its kernels compute in.
     fusions: the fused kernels it takes; a fused node that it does not take is inlined.
     features: CPU or device features that its files will need (`avx2`, ...).
+    joins:   groups of projections of one input that it runs faster as one product: `qkv`, `gate_up`.
+    wide_inside: ops that keep their statistics in f32 themselves, whatever they are given; the others among those
+      that must (`Op.keeps_f32`) get casts around them.
     """
 
     backend: str
@@ -30,3 +33,5 @@ class Capabilities:
     dtypes: frozenset[str] = frozenset({"f32"})
     fusions: frozenset[Fusion] = frozenset()
     features: frozenset[str] = frozenset()
+    joins: frozenset[str] = frozenset()
+    wide_inside: frozenset[str] = frozenset()

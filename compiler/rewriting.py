@@ -204,9 +204,20 @@ def rewrite_graphs(
     return Rewritten(program.replace(functions=functions), notes_of(program, pass_name, events))
 
 
-def rewrite_by_rules(program: Program, pass_name: str, rules: Sequence[Rule]) -> Rewritten:
-    """The body of most rewrites: the same rules on every function."""
-    return rewrite_graphs(program, pass_name, lambda graph: apply_rules(graph, rules))
+def rewrite_by_rules(
+    program: Program, pass_name: str, rules: Sequence[Rule], *, quiet: Sequence[str] = ()
+) -> Rewritten:
+    """The body of most rewrites: the same rules on every function.
+
+    quiet: rules whose declining is no news, because what they are drawn on is mostly meant as it is.
+    """
+    hushed = tuple(f"{name} declined: " for name in quiet)
+
+    def change(graph: Graph) -> tuple[Graph, list[Event]]:
+        graph, events = apply_rules(graph, rules)
+        return graph, [e for e in events if not e.text.startswith(hushed)] if hushed else events
+
+    return rewrite_graphs(program, pass_name, change)
 
 
 def pad_rank(shape: tuple[Any, ...], rank: int) -> tuple[Any, ...]:

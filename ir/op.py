@@ -95,13 +95,17 @@ class Op:
     inputs: names in order; `x?` may be absent (None), `*xs` takes any number and stands last.
     attrs:  name -> kind, or Attr(kind, default).
     axes:   what may be split over devices, einops-like: `*r d, d -> *r d`. A letter on both sides may be split
-            freely, one only on the left needs a reduction, one followed by `!` must stay whole.
+            freely, one only on the left needs a reduction, one followed by `!` must stay whole. `*r` is any number
+            of axes (aligned from the right where they broadcast), `1` an axis of one, `(a b)` one axis that is
+            a · b long. A group stands for each input and output, in order.
+    aliases: output -> input that it overwrites in place.
     """
 
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]] = ()
     attrs: ClassVar[Mapping[str, Any]] = {}
     axes: ClassVar[str] = ""
+    aliases: ClassVar[Mapping[int, int]] = {}
     commutes: ClassVar[bool] = False
     keeps_f32: ClassVar[bool] = False  # its statistics must stay in f32 whatever the compute dtype
     pure_move: ClassVar[bool] = False  # moves or renames elements, computes none

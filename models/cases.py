@@ -90,8 +90,8 @@ def samples(source: Source) -> dict[str, torch.Tensor]:
     A size of 1 or two equal sizes would be taken for a rule of the model.
     """
     names = dict.fromkeys(d for s in source.inputs for d in s.dims if isinstance(d, str) and d != "batch")
-    sizes = {"batch": 2, **{name: 5 + 2 * i for i, name in enumerate(names)}}
-    seq = sizes.get("seq", 5)
+    sizes = {"batch": 2, **{name: 7 + 2 * i for i, name in enumerate(names)}}
+    seq = sizes.get("seq", 7)
     shape = Shape(sizes, np.ones((2, seq), bool))
     rng = np.random.default_rng(0)
     device = "meta" if source.on_meta else "cpu"

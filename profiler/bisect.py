@@ -9,28 +9,30 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.base import Backend, Built
+from ..backends import registry
+from ..backends.base import WEIGHTS
 from ..backends.bundle import Bundle
+from ..backends.cases import Case, Cases
 from ..compiler.plan import Guard, Plan, Variant
 from ..ir.evaluate import Evaluator
 from ..ir.fold import unfold
 from ..ir.graph import Graph, Node, Program, Value
-from .parity import TOLERANCE, Case, Report, compare
+from .parity import TOLERANCE, Report, compare
 
 _PROBE = "probe"
 
 
-def first_difference(bundle: Bundle, cases: list[Case]) -> dict[str, Any]:
+def first_difference(bundle: Bundle, cases: Cases) -> dict[str, Any]:
     """Where the bundle leaves the program that it was built from.
 
     The program is run in numpy on the smallest case that fails. Where numpy agrees with the original, the backend is
     at fault, and the first node whose value differs is found with about log2(nodes) builds. Where it does not, the
     capture or a pass is at fault, and that is said instead.
     """
-    dtype = bundle.dtype
+    dtype = bundle.manifest.info["dtype"]
     case = _smallest_failing(bundle, cases, dtype)
     flat = unfold(bundle.program)
-    evaluated = compare(lambda x: _numpy(flat, bundle.path, x), [case], dtype, "numpy")
+    evaluated = compare(lambda x: _numpy(flat, bundle.path, x), Cases("", [case]), dtype)
     if not evaluated.passed:
         return _program_at_fault(case, evaluated)
     graph = flat.functions[flat.entries[0]]
@@ -49,9 +51,9 @@ def first_difference(bundle: Bundle, cases: list[Case]) -> dict[str, Any]:
     return _found(nodes[low], share, worst, case, TOLERANCE[dtype])
 
 
-def _smallest_failing(bundle: Bundle, cases: list[Case], dtype: str) -> Case:
-    failing = [c for c in cases if not compare(bundle.run, [c], dtype, "").passed]
-    return min(failing or cases, key=lambda c: sum(a.size for a in c.inputs.values()))
+def _smallest_failing(bundle: Bundle, cases: Cases, dtype: str) -> Case:
+    failing = [c for c in cases.cases if not compare(bundle.run, Cases("", [c]), dtype).passed]
+    return min(failing or cases.cases, key=lambda c: sum(a.size for a in c.inputs.values()))
 
 
 def _numpy(program: Program, folder: Path, inputs: Any) -> dict[str, np.ndarray]:
@@ -73,7 +75,7 @@ class _Probe:
 
     def __init__(self, bundle: Bundle, program: Program, case: Case, folder: Path) -> None:
         self.bundle, self.program, self.case, self.folder = bundle, program, case, folder
-        self.backend: Backend = bundle.backend
+        self.backend = registry.get(bundle.manifest.backend)
         self.count = 0
 
     def error(self, node: Node, expected: dict[str, np.ndarray]) -> tuple[float, float]:

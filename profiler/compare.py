@@ -36,8 +36,10 @@ def compare_peers(
     with tempfile.TemporaryDirectory(prefix="tundish-bench-") as folder:
         np.savez(Path(folder) / "inputs.npz", **inputs)
         made = {n: _prepared(n, model, handed, Path(folder), say) for n in names}
-        rows = _raced(made, model, handed, Path(folder), rounds, threads or os.cpu_count() or 1, say)
-    return {"model": model, "shapes": {k: list(v.shape) for k, v in inputs.items()}, "rows": rows}
+        threads = threads or len(os.sched_getaffinity(0))
+        rows = _raced(made, model, handed, Path(folder), rounds, threads, say)
+    shapes = {k: list(v.shape) for k, v in inputs.items()}
+    return {"model": model, "shapes": shapes, "threads": threads, "rows": rows}
 
 
 def _prepared(name: str, model: str, handed: dict[str, str], folder: Path, say: Any) -> dict[str, Any]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..ir.diagnostics import LoadError, RunError
+from ..backends.cases import Case, Cases
+from ..ir.diagnostics import RunError
 from ..ir.graph import Program
 from ..ir.ops.attention import attention
-from ..ir.weights import TensorFile
 
 Arrays = Mapping[str, np.ndarray]
 Call = Callable[[Arrays], Mapping[str, np.ndarray]]
@@ -23,20 +21,6 @@ Call = Callable[[Arrays], Mapping[str, np.ndarray]]
 TOLERANCE = {"f64": 1e-9, "f32": 1e-5, "f16": 2e-2, "bf16": 6e-2}
 _FULL_BYTES = 4 << 20  # outputs up to here are stored whole; of larger ones a seeded sample of rows
 _SAMPLED_ROWS = 48
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """Inputs and what the original answered.
-
-    rows: for an output with leading axes (batch, seq), which of its batch·seq rows are stored: positions that attend
-    to nothing are left out (what the original computes there is arbitrary), and long outputs are sampled.
-    """
-
-    name: str
-    inputs: dict[str, np.ndarray]
-    outputs: dict[str, np.ndarray]
-    rows: dict[str, np.ndarray]
 
 
 @dataclass(slots=True)
@@ -84,12 +68,19 @@ def attends(program: Program, mask: np.ndarray) -> np.ndarray:
     return ok
 
 
-def record(call: Call, inputs: Iterable[tuple[str, dict[str, np.ndarray]]], program: Program) -> list[Case]:
-    """Asks the original each case; `call` runs it."""
-    return [_case(name, given, call(given), program) for name, given in inputs]
+def record(
+    call: Call, inputs: Iterable[tuple[str, Mapping[str, np.ndarray]]], program: Program, origin: str
+) -> Cases:
+    """Asks the original each case. `call` runs it; `origin` says who it is: `torch 2.13.0 eager`.
+
+    Positions that attend to nothing are left out (what the original computes there is arbitrary); of long outputs a
+    seeded sample of rows is kept.
+    """
+    entry = program.entries[0]
+    return Cases(origin, tuple(_case(name, entry, given, call(given), program) for name, given in inputs))
 
 
-def _case(name: str, inputs: dict[str, np.ndarray], outputs: Arrays, program: Program) -> Case:
+def _case(name: str, entry: str, inputs: Arrays, outputs: Arrays, program: Program) -> Case:
     stored: dict[str, np.ndarray] = {}
     rows: dict[str, np.ndarray] = {}
     mask = inputs.get("attention_mask")
@@ -109,42 +100,13 @@ def _case(name: str, inputs: dict[str, np.ndarray], outputs: Arrays, program: Pr
             chosen = np.sort(chosen[sample])
         rows[key] = chosen
         stored[key] = array.reshape(lead[0] * lead[1], *array.shape[2:])[chosen]
-    return Case(name, dict(inputs), stored, rows)
+    return Case(name, entry, dict(inputs), stored, rows)
 
 
-def pack(cases: list[Case], origin: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(tensors for cases.safetensors, its JSON index). `origin` says who answered: `torch 2.13.0 eager`."""
-    tensors: dict[str, np.ndarray] = {}
-    for i, case in enumerate(cases):
-        for kind in ("inputs", "outputs", "rows"):
-            for key, array in getattr(case, kind).items():
-                tensors[f"{i}.{kind}.{key}"] = array
-    return tensors, {"origin": origin, "cases": [c.name for c in cases]}
-
-
-def unpack(folder: Path) -> tuple[list[Case], str]:
-    """The stored cases and who answered them. Raises: LoadError where there are none."""
-    if not (folder / "cases.json").is_file():
-        raise LoadError(
-            "the bundle holds no cases to verify", hint="compile it again from the original model"
-        )
-    index = json.loads((folder / "cases.json").read_text())
-    tensors = TensorFile(folder / "cases.safetensors")
-    cases = []
-    for i, name in enumerate(index["cases"]):
-        parts: dict[str, dict[str, np.ndarray]] = {"inputs": {}, "outputs": {}, "rows": {}}
-        for key in tensors:
-            number, kind, rest = key.split(".", 2)
-            if number == str(i):
-                parts[kind][rest] = tensors[key]
-        cases.append(Case(name, **parts))
-    return cases, index["origin"]
-
-
-def compare(run: Call, cases: list[Case], dtype: str, origin: str) -> Report:
+def compare(run: Call, cases: Cases, dtype: str) -> Report:
     """Replays the cases through `run` and holds each output against the tolerance of the compute type."""
     errors: dict[str, OutputError] = {}
-    for case in cases:
+    for case in cases.cases:
         answers = run(case.inputs)
         for key, expected in case.outputs.items():
             if key not in answers:
@@ -152,7 +114,7 @@ def compare(run: Call, cases: list[Case], dtype: str, origin: str) -> Report:
             error = errors.setdefault(key, OutputError(key))
             _measure(error, case, answers[key], expected, TOLERANCE[dtype])
     outputs = list(errors.values())
-    return Report(all(e.passed for e in outputs), outputs, len(cases), origin)
+    return Report(all(e.passed for e in outputs), outputs, len(cases.cases), cases.origin)
 
 
 def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.ndarray, share: float) -> None:

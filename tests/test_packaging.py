@@ -133,7 +133,7 @@ def test_import_opens_no_library():
     assert [name for name in loaded if name.startswith("tundish.")] == []
 
 
-@pytest.mark.parametrize("module", ["cli", "api", "ir.op", "backends.registry", "profiler.account", "models.load"])
+@pytest.mark.parametrize("module", ["cli", "api", "ir.op", "backends.registry", "profiler.account", "models.open"])
 def test_no_module_opens_a_heavy_library_before_it_is_needed(module):
     loaded = json.loads(run(f"import json, sys, tundish.{module}; print(json.dumps(sorted(sys.modules)))"))
     heavy = {"torch", "onnx", "onnxruntime", "transformers", "tvm", "jax"}

@@ -57,7 +57,6 @@ class Emit:
         self.where = Where("<model>")
         self.path = ""
         self.sizes = Sizes(self)
-        self.runs: dict[str, tuple[str, str, str]] = {}  # a Range's name -> its (start, stop, step) as vectors
         self._made: dict[Any, tuple[str, ...]] = {}
         self._constants: dict[Any, str] = {}
         self._taken: set[str] = set()
@@ -116,7 +115,7 @@ class Emit:
 
     def array(self, array: np.ndarray, hint: str = "const") -> str:
         """A small constant; equal ones are one."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar a vector
         key = (array.dtype.str, str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             name = self.fresh(hint)

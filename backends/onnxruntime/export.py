@@ -69,7 +69,7 @@ def _replace(path: Path, write: object) -> None:
 def _arrays(model: Model, plan: Plan) -> Iterator[tuple[str, np.ndarray]]:
     """Each weight in turn, so that one is in memory at a time."""
     for key in model.weights:
-        yield key, np.ascontiguousarray(materialize(plan.program.weights[key]))
+        yield key, np.asarray(materialize(plan.program.weights[key]), order="C")
 
 
 def _write_data(model: Model, plan: Plan, file: IO[bytes], name: str) -> Mapping[str, tuple[str, int, int]]:

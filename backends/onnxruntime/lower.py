@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Union
 
+from ...ir import ops  # noqa: F401  (fills OPS)
 from ...ir.graph import Node
 from ...ir.op import OPS
 from .emit import Emit

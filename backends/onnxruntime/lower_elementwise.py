@@ -8,7 +8,7 @@ from .emit import Emit
 from .lower import FAST, SINCE, STANDARD, Lowering, lowers
 
 _SAME = {  # ours -> the ONNX operator of the same meaning
-    "add": "Add", "sub": "Sub", "mul": "Mul", "pow": "Pow", "maximum": "Max", "minimum": "Min",
+    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "pow": "Pow", "maximum": "Max", "minimum": "Min",
     "eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual",
     "and": "And", "or": "Or", "xor": "Xor", "not": "Not",
     "neg": "Neg", "abs": "Abs", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "reciprocal": "Reciprocal",
@@ -28,14 +28,6 @@ for _name, _op_type in _SAME.items():
 @lowers(STANDARD, "ne")
 def _ne(to: Emit, node: Node) -> str:
     return to("Not", to("Equal", *node.inputs))
-
-
-@lowers(STANDARD, "div")
-def _div(to: Emit, node: Node) -> str:
-    a, b = node.inputs
-    if node.output.type.dtype.is_int:  # ONNX's Div rounds to zero, ours to minus infinity
-        return to("Div", to("Sub", a, to("Mod", a, b)), b)
-    return to("Div", a, b)
 
 
 @lowers(STANDARD, "mod")

@@ -9,12 +9,7 @@ from .lower import STANDARD, lowers
 
 @lowers(STANDARD, "gather")
 def _gather(to: Emit, node: Node) -> str:
-    x, indices = node.inputs
-    run = to.runs.get(to.name(indices))
-    if run is not None:  # rows one after the other; ONNX Runtime's own rewriting of this pair makes a broken Slice
-        start, stop, step = run
-        return to("Slice", x, start, stop, to.ints(node.attrs["axis"]), step)
-    return to("Gather", x, indices, axis=node.attrs["axis"])
+    return to("Gather", *node.inputs, axis=node.attrs["axis"])
 
 
 @lowers(STANDARD, "gather_elements")

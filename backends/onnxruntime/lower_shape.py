@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...ir import dims
 from ...ir.dtypes import i64
 from ...ir.graph import Node, Value
 from .emit import Emit
@@ -76,6 +75,4 @@ def _iota(to: Emit, node: Node) -> str:
     a = node.attrs
     stop = a["start"] + a["length"] * a["step"]
     run: str = to("Range", to.sizes.scalar(a["start"]), to.sizes.scalar(stop), to.scalar(a["step"], i64))
-    if a["step"] > 0 and dims.at_most(0, a["start"], to.ranges):
-        to.runs[run] = (to.sizes.vector(a["start"]), to.sizes.vector(stop), to.ints(a["step"]))
     return run if a["dtype"] == i64 else to.cast(run, a["dtype"])

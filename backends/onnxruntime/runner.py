@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +106,7 @@ def _run(opened: Any, names: list[str], inputs: Mapping[str, np.ndarray]) -> lis
     taken = {i.name: i.type for i in opened.get_inputs()}
     brain = [o.name for o in opened.get_outputs() if o.type == "tensor(bfloat16)"]
     if not brain and "tensor(bfloat16)" not in taken.values():
-        given = {name: np.ascontiguousarray(inputs[name]) for name in taken}
+        given = {name: np.asarray(inputs[name], order="C") for name in taken}
         results: list[np.ndarray] = opened.run(names, given)
         return results
     values = opened.run_with_ort_values(names, {name: _value(inputs[name]) for name in taken})
@@ -115,14 +117,16 @@ def _value(array: np.ndarray) -> Any:
     """An OrtValue; numpy has no bfloat16 of its own, so those go by their bits."""
     import onnxruntime as ort
 
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     if array.dtype == _BF16:
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), 16)
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def _array(value: Any) -> np.ndarray:
-    if value.data_type() == "tensor(bfloat16)":
-        return np.from_dlpack(value)
-    result: np.ndarray = value.numpy()
-    return result
+    if value.data_type() != "tensor(bfloat16)":
+        result: np.ndarray = value.numpy()
+        return result
+    shape = tuple(value.shape())
+    bits = (ctypes.c_uint16 * prod(shape)).from_address(value.data_ptr())
+    return np.array(bits, np.uint16).reshape(shape).view(_BF16)  # a copy: the value owns its memory

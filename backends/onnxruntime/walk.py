@@ -80,13 +80,15 @@ class Walk:
         floats = {v.type.dtype for n in nodes for v in n.outputs if v.type.dtype.is_float}
         if lowering is None or tuple(n.op.name for n in nodes) != (key[0], *key[1]) or floats != {f32}:
             return None
-        outer = self.to.names
+        outer, calls = self.to.names, self._calls
         self.to.names = dict(zip(body.inputs, (self.to.name(v) for v in node.inputs), strict=True))
+        self._calls = (node, *calls)
+        self._place(nodes[0].where)
         for n in body.nodes:
             if n not in nodes:
                 self.to.names.update(zip(n.outputs, self._special[n.op.name](n), strict=True))
         made = lowering(self.to, body, nodes)
-        self.to.names = outer
+        self.to.names, self._calls = outer, calls
         if made is None or any(v not in made for v in body.outputs):
             return None
         return [made[v] for v in body.outputs]

@@ -11,10 +11,11 @@ import numpy as np
 from ...compiler.capabilities import Capabilities
 from ...compiler.hardware.machine import Machine
 from ...compiler.plan import Guard, Plan, Variant
+from ...ir import ops  # noqa: F401  (fills OPS)
 from ...ir.dtypes import DTYPES
 from ...ir.evaluate import Evaluator
 from ...ir.graph import Program
-from ...ir.op import OPS, get
+from ...ir.op import OPS
 from ...ir.weights import Stored, Weight
 from ..base import Built, Runner
 from ..signature import choose, known_entry, signatures
@@ -31,7 +32,6 @@ class Reference:
         return {"numpy": np.__version__}
 
     def capabilities(self, machine: Machine) -> Capabilities:
-        get("add")  # fills OPS
         return Capabilities(self.name, ops=frozenset(OPS), dtypes=frozenset(DTYPES))
 
     def build(self, plan: Plan, out: Path, weights: Path) -> Built:

@@ -46,12 +46,15 @@ class attention(Op):
         if not q.rank == k.rank == v.rank == 4:
             raise GraphError("attention: q, k, v are [batch, length, heads, size]", found=found)
         (b, s, h, d), (_, t, g, _), e = q.shape, k.shape, v.shape[3]
+        same_dtype("attention", q, k, v)
         if k.shape != (b, t, g, d) or v.shape[:3] != (b, t, g):
             raise GraphError("attention: q, k and v do not fit together", found=found)
         if not (isinstance(h, int) and isinstance(g, int) and h % g == 0):
             raise GraphError(f"attention: {h} query heads are no multiple of {g}", found=found)
-        if mask is not None and mask.shape != (b, t):
-            self._fits("mask", mask, (b, h, s, t))
+        if mask is not None:
+            of_kind("attention", "mask", mask, BOOL)
+            if mask.shape != (b, t):
+                self._fits("mask", mask, (b, h, s, t))
         if bias is not None:
             self._fits("bias", bias, (b, h, s, t))
         if sinks is not None and sinks.shape != (h,):

@@ -11,6 +11,7 @@ from ..dims import Dim
 from ..op import Op, op
 from ..tensor import TensorType
 from .broadcast import broadcast
+from .checks import same_dtype
 
 
 @op
@@ -32,6 +33,7 @@ class matmul(Op):
                 f"matmul: needs equal inner sizes, got {a.shape[-1]} and {b.shape[-2]}",
                 found=f"{a} @ {b}", hint="transpose one side, or check the config's sizes",
             )  # fmt: skip
+        same_dtype("matmul", a, b)
         lead = broadcast("matmul", a.shape[:-2], b.shape[:-2])
         return TensorType(a.dtype, (*lead, a.shape[-2], b.shape[-1]))
 
@@ -59,6 +61,7 @@ class linear(Op):
                 f"linear: needs equal inner sizes, got {x.shape[-1:]} and {weight.shape[:1]}",
                 found=f"{x} @ {weight}", hint="transpose the weight, or check hidden_size in the config",
             )  # fmt: skip
+        same_dtype("linear", x, weight, bias)
         if bias is not None and bias.shape != weight.shape[1:]:
             raise GraphError("linear: the bias does not fit the weight", found=f"{bias} for {weight}")
         return TensorType(x.dtype, (*x.shape[:-1], weight.shape[1]))

@@ -1,90 +1,67 @@
-"""Element-wise ops, with numpy's broadcasting. Arithmetic and transcendental results count one FLOP each."""
+"""Arithmetic on each element alone, with numpy's broadcasting.
+
+Each arithmetic or transcendental result counts one FLOP; compares, selections, logic and casts count none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..diagnostics import GraphError
 from ..dims import Dim
-from ..dtypes import DType, boolean
+from ..dtypes import DType
 from ..op import Attr, Op, op
 from ..tensor import TensorType
 from .broadcast import broadcast
-from .erf import erf as accurate_erf
+from .checks import ANY, FLOATS, NUMBERS, of_kind, same_dtype
+from .erf import erf as _erf
 
 
-class Elementwise(Op):
-    """Base: how many FLOPs an element costs, and the common shape."""
-
-    per_element: ClassVar[int] = 1
-
-    def flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
-        return self.per_element * out.elements
-
-    def axes_for(self, *types: Any, **attrs: Any) -> str:
-        return f"{', '.join(['*r'] * sum(t is not None for t in types))} -> *r"
-
-
-class Unary(Elementwise):
-    """One input; `function` is its meaning in numpy."""
+class Unary(Op):
+    """Base of ops on one input. `fn` is its meaning in numpy, `cost` the FLOPs of one element."""
 
     inputs = ("x",)
     axes = "*r -> *r"
-    function: ClassVar[Callable[[np.ndarray], np.ndarray]]
-    only_floats: ClassVar[bool] = False
+    takes: ClassVar[tuple[str, ...]] = FLOATS
+    cost: ClassVar[int] = 1
+    fn: ClassVar[Any]
 
-    def infer(self, x: TensorType) -> TensorType:
-        if self.only_floats and not x.dtype.is_float:
-            raise GraphError(f"{self.name}: takes floating types", found=str(x))
+    def infer(self, *types: Any, **attrs: Any) -> TensorType:
+        (x,) = types
+        of_kind(self.name, "x", x, self.takes)
+        return self.result(x)
+
+    def result(self, x: TensorType) -> TensorType:
         return x
 
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        return type(self).function(x)
+    def flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
+        return self.cost * out.elements
+
+    def reference(self, *arrays: Any, **attrs: Any) -> np.ndarray:
+        return np.asarray(type(self).fn(*arrays))
 
 
-class Binary(Elementwise):
-    """Two inputs of one dtype."""
+class Binary(Op):
+    """Base of arithmetic on two inputs of one element type."""
 
     inputs = ("a", "b")
     axes = "*r, *r -> *r"
-    function: ClassVar[Callable[[np.ndarray, np.ndarray], np.ndarray]]
+    takes: ClassVar[tuple[str, ...]] = NUMBERS
+    cost: ClassVar[int] = 1
+    fn: ClassVar[Any]
 
     def infer(self, a: TensorType, b: TensorType) -> TensorType:
-        if a.dtype != b.dtype:
-            raise GraphError(f"{self.name}: both sides need one dtype", found=f"{a} and {b}")
+        same_dtype(self.name, a, b)
+        of_kind(self.name, "each side", a, self.takes)
         return TensorType(a.dtype, broadcast(self.name, a.shape, b.shape))
 
+    def flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
+        return self.cost * out.elements
+
     def reference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return type(self).function(a, b)
-
-
-class Compare(Binary):
-    """Two inputs of one dtype, a boolean result; compares count no FLOPs."""
-
-    per_element = 0
-
-    def infer(self, a: TensorType, b: TensorType) -> TensorType:
-        return super().infer(a, b).with_dtype(boolean)
-
-
-class Logical(Binary):
-    """Two booleans, one boolean."""
-
-    per_element = 0
-    commutes = True
-
-    def infer(self, a: TensorType, b: TensorType) -> TensorType:
-        if a.dtype != boolean:
-            raise GraphError(f"{self.name}: takes booleans", found=f"{a} and {b}")
-        return super().infer(a, b)
-
-
-def _wide(function: Callable[..., np.ndarray]) -> Any:
-    """Computes in f64, so that the reference's own rounding does not count; the caller casts back."""
-    return staticmethod(lambda *xs: function(*(x.astype(np.float64) for x in xs)))
+        return np.asarray(type(self).fn(a, b))
 
 
 @op
@@ -92,14 +69,14 @@ class add(Binary):
     """a + b."""
 
     commutes = True
-    function = staticmethod(np.add)
+    fn = np.add
 
 
 @op
 class sub(Binary):
     """a - b."""
 
-    function = staticmethod(np.subtract)
+    fn = np.subtract
 
 
 @op
@@ -107,211 +84,107 @@ class mul(Binary):
     """a · b."""
 
     commutes = True
-    function = staticmethod(np.multiply)
+    fn = np.multiply
+
+
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if np.issubdtype(a.dtype, np.integer):
+        down = np.floor_divide(a, b)
+        return down + ((down * b != a) & ((a < 0) != (b < 0))).astype(a.dtype)
+    return np.divide(a, b)
 
 
 @op
 class div(Binary):
-    """a / b; integers are divided towards minus infinity."""
+    """a / b; of integers, the quotient rounded towards zero."""
 
-    function = staticmethod(lambda a, b: np.divide(a, b) if a.dtype.kind not in "iu" else np.floor_divide(a, b))
-
-
-@op
-class mod(Binary):
-    """The rest of a / b, with the sign of b."""
-
-    function = staticmethod(np.mod)
+    fn = staticmethod(_divide)
 
 
 @op
-class pow(Binary):  # noqa: A001
-    """a to the power of b."""
+class pow_(Binary):
+    """a to the power b."""
 
-    function = staticmethod(np.power)
+    fn = np.power
 
 
 @op
 class maximum(Binary):
-    """The larger of a and b; NaN if either is. Counts no FLOPs, being a compare."""
+    """The greater of a and b; nan where either is."""
 
     commutes = True
-    per_element = 0
-    function = staticmethod(np.maximum)
+    cost = 0
+    fn = np.maximum
 
 
 @op
 class minimum(Binary):
-    """The smaller of a and b; NaN if either is. Counts no FLOPs, being a compare."""
+    """The lesser of a and b; nan where either is."""
 
     commutes = True
-    per_element = 0
-    function = staticmethod(np.minimum)
+    cost = 0
+    fn = np.minimum
 
 
 @op
-class eq(Compare):
-    """a == b."""
+class mod(Binary):
+    """a - floor(a / b) · b: the remainder with the sign of b."""
 
-    commutes = True
-    function = staticmethod(np.equal)
-
-
-@op
-class ne(Compare):
-    """a != b."""
-
-    commutes = True
-    function = staticmethod(np.not_equal)
-
-
-@op
-class lt(Compare):
-    """a < b."""
-
-    function = staticmethod(np.less)
-
-
-@op
-class le(Compare):
-    """a <= b."""
-
-    function = staticmethod(np.less_equal)
-
-
-@op
-class gt(Compare):
-    """a > b."""
-
-    function = staticmethod(np.greater)
-
-
-@op
-class ge(Compare):
-    """a >= b."""
-
-    function = staticmethod(np.greater_equal)
-
-
-@op
-class and_(Logical):
-    """a and b."""
-
-    function = staticmethod(np.logical_and)
-
-
-@op
-class or_(Logical):
-    """a or b."""
-
-    function = staticmethod(np.logical_or)
-
-
-@op
-class xor(Logical):
-    """a or b, not both."""
-
-    function = staticmethod(np.logical_xor)
-
-
-@op
-class not_(Unary):
-    """not x, for booleans."""
-
-    per_element = 0
-    function = staticmethod(np.logical_not)
-
-    def infer(self, x: TensorType) -> TensorType:
-        if x.dtype != boolean:
-            raise GraphError("not: takes booleans", found=str(x))
-        return x
+    fn = np.mod
 
 
 @op
 class neg(Unary):
     """-x."""
 
-    function = staticmethod(np.negative)
+    takes = ("float", "int")
+    fn = np.negative
 
 
 @op
-class abs(Unary):  # noqa: A001
-    """|x|. Counts no FLOPs, being a move of the sign bit."""
+class abs_(Unary):
+    """|x|."""
 
-    per_element = 0
-    function = staticmethod(np.abs)
-
-
-@op
-class sign(Unary):
-    """-1, 0 or 1. Counts no FLOPs."""
-
-    per_element = 0
-    function = staticmethod(np.sign)
-
-
-@op
-class floor(Unary):
-    """The largest whole number at most x."""
-
-    function = staticmethod(np.floor)
-
-
-@op
-class ceil(Unary):
-    """The smallest whole number at least x."""
-
-    function = staticmethod(np.ceil)
-
-
-@op
-class round(Unary):  # noqa: A001
-    """The nearest whole number, halves to even."""
-
-    function = staticmethod(np.rint)
+    takes = NUMBERS
+    fn = np.abs
 
 
 @op
 class exp(Unary):
-    """e to the power of x."""
+    """e to the power x."""
 
-    only_floats = True
-    function = _wide(np.exp)
+    fn = np.exp
 
 
 @op
 class log(Unary):
     """The natural logarithm."""
 
-    only_floats = True
-    function = _wide(np.log)
+    fn = np.log
 
 
 @op
 class sqrt(Unary):
     """The square root."""
 
-    only_floats = True
-    function = _wide(np.sqrt)
+    fn = np.sqrt
 
 
 @op
 class rsqrt(Unary):
-    """1 / sqrt(x)."""
+    """1 / sqrt(x). Counts one FLOP."""
 
-    only_floats = True
-    function = _wide(lambda x: 1.0 / np.sqrt(x))
+    fn = staticmethod(lambda x: 1 / np.sqrt(x))
 
     def decompose(self, b: Any, x: Any) -> Any:
-        return b.emit("div", b.constant(1.0, x.type.dtype), b.emit("sqrt", x))
+        return b.emit("reciprocal", b.emit("sqrt", x))
 
 
 @op
 class reciprocal(Unary):
     """1 / x."""
 
-    only_floats = True
-    function = _wide(lambda x: 1.0 / x)
+    fn = staticmethod(lambda x: 1 / x)
 
     def decompose(self, b: Any, x: Any) -> Any:
         return b.emit("div", b.constant(1.0, x.type.dtype), x)
@@ -321,45 +194,27 @@ class reciprocal(Unary):
 class tanh(Unary):
     """The hyperbolic tangent."""
 
-    only_floats = True
-    function = _wide(np.tanh)
-
-
-@op
-class sin(Unary):
-    """The sine, of radians."""
-
-    only_floats = True
-    function = _wide(np.sin)
-
-
-@op
-class cos(Unary):
-    """The cosine, of radians."""
-
-    only_floats = True
-    function = _wide(np.cos)
+    fn = np.tanh
 
 
 @op
 class erf(Unary):
     """The error function."""
 
-    only_floats = True
-    function = _wide(accurate_erf)
+    fn = staticmethod(_erf)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+    wide = np.asarray(x, np.float64)
+    e = np.exp(-np.abs(wide))
+    return np.where(wide >= 0, 1.0, e) / (1 + e)
 
 
 @op
 class sigmoid(Unary):
-    """1 / (1 + exp(-x))."""
+    """1 / (1 + exp(-x)). Counts one FLOP."""
 
-    only_floats = True
-    function = _wide(_sigmoid)
+    fn = staticmethod(_sigmoid)
 
     def decompose(self, b: Any, x: Any) -> Any:
         one = b.constant(1.0, x.type.dtype)
@@ -367,112 +222,126 @@ class sigmoid(Unary):
 
 
 @op
-class silu(Unary):
-    """x · sigmoid(x). Flops: 2 per element (sigmoid, product).
-
-    Source: Elfwing, Uchibe and Doya 2017, "Sigmoid-Weighted Linear Units".
-    """
-
-    only_floats = True
-    per_element = 2
-    function = _wide(lambda x: x * _sigmoid(x))
-
-    def decompose(self, b: Any, x: Any) -> Any:
-        return b.emit("mul", x, b.emit("sigmoid", x))
-
-
-@op
 class relu(Unary):
-    """max(x, 0). Counts no FLOPs, being a compare."""
+    """The greater of x and 0."""
 
-    per_element = 0
-    function = staticmethod(lambda x: np.maximum(x, np.zeros((), x.dtype)))
+    takes = NUMBERS
+    cost = 0
+    fn = staticmethod(lambda x: np.maximum(x, x.dtype.type(0)))
 
     def decompose(self, b: Any, x: Any) -> Any:
         return b.emit("maximum", x, b.constant(0.0, x.type.dtype))
 
 
 @op
-class isnan(Unary):
-    """Whether x is not a number."""
+class sin(Unary):
+    """The sine."""
 
-    per_element = 0
-    only_floats = True
-    function = staticmethod(np.isnan)
-
-    def infer(self, x: TensorType) -> TensorType:
-        return super().infer(x).with_dtype(boolean)
+    fn = np.sin
 
 
 @op
-class gelu(Elementwise):
-    """x · Φ(x), Φ the normal distribution; `approximate="tanh"` takes 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))).
+class cos(Unary):
+    """The cosine."""
 
-    Flops: exact 4 per element (scale, erf, sum, product; halving folded); tanh 8 per element.
+    fn = np.cos
+
+
+@op
+class floor(Unary):
+    """The greatest whole number not above x."""
+
+    fn = np.floor
+
+
+@op
+class ceil(Unary):
+    """The least whole number not below x."""
+
+    fn = np.ceil
+
+
+@op
+class round_(Unary):
+    """The nearest whole number; halves go to the even one."""
+
+    fn = np.rint
+
+
+@op
+class sign(Unary):
+    """-1, 0 or 1; nan of nan. A compare: no FLOPs."""
+
+    takes = NUMBERS
+    cost = 0
+    fn = np.sign
+
+
+_TANH_SLOPE, _TANH_CUBE = 0.7978845608028654, 0.044715  # sqrt(2 / π), and the fit's constant
+
+
+@op
+class gelu(Unary):
+    """x · Φ(x), Φ the normal distribution's; or its fit by a tanh.
+
+    approximate: "none" for x/2 · (1 + erf(x/√2)), "tanh" for x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))).
+    Flops: 5 per element with erf, 8 with tanh, counted as `decompose` writes it.
     Source: Hendrycks and Gimpel 2016, "Gaussian Error Linear Units".
     """
 
-    inputs = ("x",)
     attrs = {"approximate": Attr(str, "none")}
-    axes = "*r -> *r"
 
     def infer(self, x: TensorType, *, approximate: str) -> TensorType:
         if approximate not in ("none", "tanh"):
-            raise GraphError(f"gelu: approximate is none or tanh, got {approximate!r}")
-        if not x.dtype.is_float:
-            raise GraphError("gelu: takes floating types", found=str(x))
-        return x
+            raise GraphError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}")
+        return super().infer(x)
 
-    def flops(self, out: TensorType, x: TensorType, *, approximate: str) -> Dim:
-        return (4 if approximate == "none" else 8) * out.elements
+    def flops(self, out: TensorType, *types: Any, approximate: str) -> Dim:
+        return (5 if approximate == "none" else 8) * out.elements
 
     def reference(self, x: np.ndarray, *, approximate: str) -> np.ndarray:
-        x = x.astype(np.float64)
+        wide = x.astype(np.float64)
         if approximate == "none":
-            return 0.5 * x * (1.0 + accurate_erf(x / np.sqrt(2.0)))
-        return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+            return wide / 2 * (1 + _erf(wide / np.sqrt(2)))
+        return wide / 2 * (1 + np.tanh(_TANH_SLOPE * (wide + _TANH_CUBE * wide**3)))
 
     def decompose(self, b: Any, x: Any, *, approximate: str) -> Any:
-        def number(value: float) -> Any:
+        def const(value: float) -> Any:
             return b.constant(value, x.type.dtype)
 
         if approximate == "none":
-            inner = b.emit("erf", b.emit("mul", x, number(0.5**0.5)))
+            bent = b.emit("erf", b.emit("mul", x, const(0.5**0.5)))
         else:
-            cube = b.emit("mul", b.emit("mul", x, x), x)
-            inner = b.emit("add", x, b.emit("mul", cube, number(0.044715)))
-            inner = b.emit("tanh", b.emit("mul", inner, number(float(np.sqrt(2.0 / np.pi)))))
-        return b.emit("mul", b.emit("mul", x, number(0.5)), b.emit("add", inner, number(1.0)))
+            cubic = b.emit("mul", b.emit("mul", x, x), const(_TANH_SLOPE * _TANH_CUBE))
+            bent = b.emit("tanh", b.emit("mul", x, b.emit("add", cubic, const(_TANH_SLOPE))))
+        return b.emit("mul", b.emit("mul", x, const(0.5)), b.emit("add", bent, const(1.0)))
 
 
 @op
-class cast(Elementwise):
-    """The same values in another dtype; floats to integers are cut towards zero, to bool is x != 0."""
+class silu(Unary):
+    """x · sigmoid(x).
 
-    inputs = ("x",)
+    Flops: 2 per element.
+    Source: Elfwing, Uchibe and Doya 2017, "Sigmoid-Weighted Linear Units".
+    """
+
+    cost = 2
+    fn = staticmethod(lambda x: x * _sigmoid(x))
+
+    def decompose(self, b: Any, x: Any) -> Any:
+        return b.emit("mul", x, b.emit("sigmoid", x))
+
+
+@op
+class cast(Unary):
+    """x in another element type; floats become integers by truncation, numbers booleans by x != 0."""
+
     attrs = {"dtype": DType}
-    axes = "*r -> *r"
-    per_element = 0
+    takes = ANY
+    cost = 0
 
     def infer(self, x: TensorType, *, dtype: DType) -> TensorType:
         return x.with_dtype(dtype)
 
     def reference(self, x: np.ndarray, *, dtype: DType) -> np.ndarray:
         return x.astype(dtype.numpy)
-
-
-@op
-class where(Elementwise):
-    """a where the condition holds, b elsewhere."""
-
-    inputs = ("condition", "a", "b")
-    axes = "*r, *r, *r -> *r"
-    per_element = 0
-
-    def infer(self, condition: TensorType, a: TensorType, b: TensorType) -> TensorType:
-        if condition.dtype != boolean or a.dtype != b.dtype:
-            raise GraphError("where: takes a boolean and two of one dtype", found=f"{condition}, {a}, {b}")
-        return TensorType(a.dtype, broadcast("where", condition.shape, a.shape, b.shape))
-
-    def reference(self, condition: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.where(condition, a, b)

@@ -1,4 +1,4 @@
-"""Ops that look elements up by index, and the counting of positions."""
+"""Ops that look elements up or put them in place by index."""
 
 from __future__ import annotations
 
@@ -9,104 +9,128 @@ import numpy as np
 from ..diagnostics import GraphError
 from ..dims import Dim
 from ..dtypes import DType, i64
-from ..op import DIM, Attr, Attrs, Op, op
+from ..op import DIM, Attr, Op, op
 from ..tensor import TensorType, Work
-from .shape import normal_axis
+from .checks import INTEGERS, NUMBERS, normal_axis, of_kind, same_but, same_dtype, within
+from .letters import letters, spell
 
 
-def _integers(name: str, indices: TensorType) -> None:
-    if not indices.dtype.is_int:
-        raise GraphError(f"{name}: indices are integers", found=str(indices))
+class Index(Op):
+    """Base of ops that move elements by index and compute none."""
 
-
-class Lookup(Op):
-    """Base: no FLOPs; reads the indices and as many elements as it writes."""
+    attrs = {"axis": int}
+    pure_move = True
 
     def flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
         return 0
 
-    def work(self, outs: Any, types: Any, attrs: Attrs) -> Work:
-        return Work(0, types[1].bytes + outs[0].bytes, outs[0].bytes)
+
+def _check_range(op: str, indices: np.ndarray, size: int) -> None:
+    if indices.size and (indices.min() < 0 or indices.max() >= size):
+        raise GraphError(f"{op}: indices {indices.min()}..{indices.max()} are outside 0..{size - 1}")
 
 
 @op
-class gather(Lookup):
-    """numpy's take: x[..., indices, ...] along one axis. An embedding is gather(weight, ids, axis=0).
+class gather(Index):
+    """Whole slices of x by their index along one axis: an embedding is gather(table, ids, axis=0).
 
-    Shapes: x [*a, n, *b], indices [*i] -> [*a, *i, *b]. Negative indices count from the end.
+    Shapes: x [*p, n, *s], indices [*i] with 0 <= index < n -> [*p, *i, *s].
+    Reads the indices and the slices it takes, not all of x.
     """
 
     inputs = ("x", "indices")
-    attrs = {"axis": Attr(int, 0)}
-    axes = "n! *b, *i -> *i *b"
+    axes = "*r!, *i -> *i *r!"
 
     def infer(self, x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
-        _integers("gather", indices)
-        at = normal_axis("gather", axis, x.rank)
+        at = normal_axis("gather", axis, x)
+        of_kind("gather", "indices", indices, INTEGERS)
         return x.with_shape(*x.shape[:at], *indices.shape, *x.shape[at + 1 :])
 
+    def axes_for(self, x: TensorType, indices: TensorType, *, axis: int) -> str:
+        at = axis % x.rank
+        own, ids = letters(x.rank, {at}), letters(indices.rank, first=x.rank)
+        return spell([own, ids], [[*own[:at], *ids, *own[at + 1 :]]])
+
+    def work(self, outs: Any, types: Any, attrs: Any) -> Work:
+        return Work(0, outs[0].bytes + types[1].bytes, outs[0].bytes)
+
     def reference(self, x: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
+        _check_range("gather", indices, x.shape[axis])
         return np.take(x, indices, axis)
 
 
 @op
-class gather_elements(Lookup):
-    """out[i][j] = x[indices[i][j]][j], for axis 0: one index per output element.
+class gather_elements(Index):
+    """One element of x for each index, along one axis.
 
-    Shapes: x and indices have one rank and may differ on `axis` only -> shape of indices.
+    Shapes: x [*p, n, *s], indices [*p, m, *s] with 0 <= index < n -> [*p, m, *s].
     """
 
     inputs = ("x", "indices")
-    attrs = {"axis": int}
-    axes = "*r n!, *r m -> *r m"
+    axes = "*r!, *i! -> *i!"
 
     def infer(self, x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
-        _integers("gather_elements", indices)
-        at = normal_axis("gather_elements", axis, x.rank)
-        same = all(a == b for i, (a, b) in enumerate(zip(x.shape, indices.shape, strict=False)) if i != at)
-        if x.rank != indices.rank or not same:
-            raise GraphError("gather_elements: shapes may differ on the axis only", found=f"{x}, {indices}")
+        of_kind("gather_elements", "indices", indices, INTEGERS)
+        same_but("gather_elements", normal_axis("gather_elements", axis, x), x, indices)
         return x.with_shape(*indices.shape)
 
+    def axes_for(self, x: TensorType, indices: TensorType, *, axis: int) -> str:
+        at = axis % x.rank
+        own = letters(x.rank, {at})
+        ids = [*own[:at], *letters(1, first=x.rank), *own[at + 1 :]]
+        return spell([own, ids], [ids])
+
+    def work(self, outs: Any, types: Any, attrs: Any) -> Work:
+        return Work(0, outs[0].bytes + types[1].bytes, outs[0].bytes)
+
     def reference(self, x: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
-        return np.take_along_axis(x, indices, axis)
+        _check_range("gather_elements", indices, x.shape[axis])
+        return np.take_along_axis(x, indices.astype(np.int64), axis)
 
 
 @op
-class scatter_elements(Op):
-    """x with out[indices[i][j]][j] = updates[i][j], for axis 0; where indices repeat, the last one stays."""
+class scatter_elements(Index):
+    """x with one element replaced for each index, along one axis; no index may come twice in a line.
+
+    Shapes: x [*p, n, *s], indices and updates [*p, m, *s] with 0 <= index < n -> [*p, n, *s].
+    """
 
     inputs = ("x", "indices", "updates")
-    attrs = {"axis": int}
-    axes = "*r n!, *r m!, *r m! -> *r n!"
+    axes = "*r!, *i!, *i! -> *r!"
 
-    def infer(self, x: TensorType, indices: TensorType, updates: TensorType, *, axis: int) -> TensorType:
-        _integers("scatter_elements", indices)
-        normal_axis("scatter_elements", axis, x.rank)
-        if updates.dtype != x.dtype or indices.shape != updates.shape or indices.rank != x.rank:
-            raise GraphError("scatter_elements: one index per update", found=f"{x}, {indices}, {updates}")
+    def infer(
+        self, x: TensorType, indices: TensorType, updates: TensorType, *, axis: int
+    ) -> TensorType:
+        of_kind("scatter_elements", "indices", indices, INTEGERS)
+        same_dtype("scatter_elements", x, updates)
+        same_but("scatter_elements", normal_axis("scatter_elements", axis, x), x, indices)
+        if updates.shape != indices.shape:
+            raise GraphError("scatter_elements: one update for each index", found=f"{updates} for {indices}")
         return x
 
-    def flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
-        return 0
+    def axes_for(self, x: TensorType, indices: Any, updates: Any, *, axis: int) -> str:
+        at = axis % x.rank
+        own = letters(x.rank, {at})
+        ids = [*own[:at], *letters(1, {0}, first=x.rank), *own[at + 1 :]]
+        return spell([own, ids, ids], [own])
 
-    def reference(self, x: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int) -> np.ndarray:
+    def reference(self, x: np.ndarray, indices: Any, updates: Any, *, axis: int) -> np.ndarray:
+        _check_range("scatter_elements", indices, x.shape[axis])
         out = x.copy()
-        np.put_along_axis(out, indices, updates, axis)
+        np.put_along_axis(out, indices.astype(np.int64), updates, axis)
         return out
 
 
 @op
 class iota(Op):
-    """start, start + step, ...: `length` numbers."""
+    """start, start + step, start + 2 · step, ...: `length` numbers. Counts no FLOPs."""
 
     attrs = {"length": DIM, "start": Attr(DIM, 0), "step": Attr(int, 1), "dtype": Attr(DType, i64)}
-    axes = "-> n"
-    pure_move = True
+    axes = "-> n!"
 
     def infer(self, *, length: Dim, start: Dim, step: int, dtype: DType) -> TensorType:
-        if not dtype.is_int:
-            raise GraphError(f"iota: counts in integers, got {dtype}", hint="cast its result")
+        within("iota", 0, length, "the length is negative")
+        of_kind("iota", "dtype", TensorType(dtype), NUMBERS)
         return TensorType(dtype, (length,))
 
     def flops(self, out: TensorType, **attrs: Any) -> Dim:
@@ -118,28 +142,42 @@ class iota(Op):
 
 @op
 class topk(Op):
-    """The k largest (or smallest) along an axis, best first, and their indices; of equals the lower index first.
+    """The k greatest (or least) along one axis, best first, and their indices; of equals the first comes first.
 
-    Shapes: x [*r, n] -> values [*r, k], indices i64 [*r, k]. Compares count no FLOPs.
+    Shapes: x [*p, n, *s] -> values [*p, k, *s], indices i64 [*p, k, *s].
+    Compares only: no FLOPs. nan counts as the greatest.
     """
 
     inputs = ("x",)
     attrs = {"k": int, "axis": Attr(int, -1), "largest": Attr(bool, True)}
-    axes = "*r n! -> *r k!, *r k!"
+    axes = "*r! -> *r!, *r!"
 
     def infer(self, x: TensorType, *, k: int, axis: int, largest: bool) -> tuple[TensorType, TensorType]:
-        at = normal_axis("topk", axis, x.rank)
-        size = x.shape[at]
-        if k < 1 or (isinstance(size, int) and k > size):
-            raise GraphError(f"topk: cannot take {k} of axis {at} of {x}")
-        out = x.with_shape(*x.shape[:at], k, *x.shape[at + 1 :])
-        return out, out.with_dtype(i64)
+        at = normal_axis("topk", axis, x)
+        of_kind("topk", "x", x, NUMBERS)
+        within("topk", 1, k, "k is too small")
+        within("topk", k, x.shape[at], f"k is more than axis {at} of {x} holds")
+        values = x.with_shape(*x.shape[:at], k, *x.shape[at + 1 :])
+        return values, values.with_dtype(i64)
+
+    def axes_for(self, x: TensorType, *, k: int, axis: int, largest: bool) -> str:
+        at = axis % x.rank
+        own = letters(x.rank, {at})
+        kept = [*own[:at], *letters(1, {0}, first=x.rank), *own[at + 1 :]]
+        return spell([own], [kept, kept])
 
     def flops(self, out: TensorType, x: TensorType, **attrs: Any) -> Dim:
         return 0
 
     def reference(self, x: np.ndarray, *, k: int, axis: int, largest: bool) -> tuple[np.ndarray, np.ndarray]:
-        keys = -x.astype(np.float64) if largest else x.astype(np.float64)
-        order = np.argsort(keys, axis=axis, kind="stable")
-        index = np.take(order, np.arange(k), axis)
-        return np.take_along_axis(x, index, axis), index.astype(np.int64)
+        n = x.shape[axis]
+        if k > n:
+            raise GraphError(f"topk: k is {k}, axis {axis} holds {n}")
+        if largest:  # sorting the reverse keeps the first of equals first
+            order = n - 1 - np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+        else:
+            order = np.argsort(x, axis, kind="stable")
+        kept = np.take(order, np.arange(k), axis).astype(np.int64)
+        return np.take_along_axis(x, kept, axis), kept
+
+

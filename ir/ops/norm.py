@@ -10,9 +10,15 @@ from ..diagnostics import GraphError
 from ..dims import Dim
 from ..op import Attr, Op, op
 from ..tensor import TensorType
+from .checks import FLOATS, normal_axis, of_kind
+from .letters import letters, spell
+from .widen import as_type, statistics_dtype
 
 
 def _check(name: str, x: TensorType, *params: TensorType | None) -> None:
+    of_kind(name, "x", x, FLOATS)
+    if x.rank < 1:
+        raise GraphError(f"{name}: needs an axis to normalise over", found=str(x))
     for p in params:
         if p is not None and p.shape != x.shape[-1:]:
             raise GraphError(f"{name}: parameters are as long as the last axis", found=f"{p} for {x}")
@@ -44,9 +50,12 @@ class rms_norm(Op):
         return wide / np.sqrt((wide * wide).mean(-1, keepdims=True) + eps) * weight
 
     def decompose(self, b: Any, x: Any, weight: Any, *, eps: float) -> Any:
-        square = b.emit("mean", b.emit("mul", x, x), axes=(-1,), keepdims=True)
-        scale = b.emit("rsqrt", b.emit("add", square, b.constant(eps, x.type.dtype)))
-        return b.emit("mul", b.emit("mul", x, scale), weight)
+        dtype = statistics_dtype(x.type.dtype)
+        wide = as_type(b, x, dtype)
+        square = b.emit("mean", b.emit("mul", wide, wide), axes=(-1,), keepdims=True)
+        scale = b.emit("rsqrt", b.emit("add", square, b.constant(eps, dtype)))
+        y = b.emit("mul", b.emit("mul", wide, scale), as_type(b, weight, dtype))
+        return as_type(b, y, x.type.dtype)
 
 
 @op
@@ -79,11 +88,14 @@ class layer_norm(Op):
         return y if bias is None else y + bias
 
     def decompose(self, b: Any, x: Any, weight: Any, bias: Any = None, *, eps: float) -> Any:
-        centred = b.emit("sub", x, b.emit("mean", x, axes=(-1,), keepdims=True))
+        dtype = statistics_dtype(x.type.dtype)
+        wide = as_type(b, x, dtype)
+        centred = b.emit("sub", wide, b.emit("mean", wide, axes=(-1,), keepdims=True))
         square = b.emit("mean", b.emit("mul", centred, centred), axes=(-1,), keepdims=True)
-        scale = b.emit("rsqrt", b.emit("add", square, b.constant(eps, x.type.dtype)))
-        y = b.emit("mul", b.emit("mul", centred, scale), weight)
-        return y if bias is None else b.emit("add", y, bias)
+        scale = b.emit("rsqrt", b.emit("add", square, b.constant(eps, dtype)))
+        y = b.emit("mul", b.emit("mul", centred, scale), as_type(b, weight, dtype))
+        y = y if bias is None else b.emit("add", y, as_type(b, bias, dtype))
+        return as_type(b, y, x.type.dtype)
 
 
 @op
@@ -100,9 +112,13 @@ class softmax(Op):
     keeps_f32 = True
 
     def infer(self, x: TensorType, *, axis: int) -> TensorType:
-        if not -x.rank <= axis < x.rank:
-            raise GraphError(f"softmax: axis {axis} is outside {x}")
+        of_kind("softmax", "x", x, FLOATS)
+        normal_axis("softmax", axis, x)
         return x
+
+    def axes_for(self, x: TensorType, *, axis: int) -> str:
+        names = letters(x.rank, {axis % x.rank})
+        return spell([names], [names])
 
     def flops(self, out: TensorType, x: TensorType, *, axis: int) -> Dim:
         return 4 * x.elements
@@ -113,5 +129,6 @@ class softmax(Op):
         return e / e.sum(axis, keepdims=True)
 
     def decompose(self, b: Any, x: Any, *, axis: int) -> Any:
-        e = b.emit("exp", b.emit("sub", x, b.emit("max", x, axes=(axis,), keepdims=True)))
-        return b.emit("div", e, b.emit("sum", e, axes=(axis,), keepdims=True))
+        wide = as_type(b, x, statistics_dtype(x.type.dtype))
+        e = b.emit("exp", b.emit("sub", wide, b.emit("max", wide, axes=(axis,), keepdims=True)))
+        return as_type(b, b.emit("div", e, b.emit("sum", e, axes=(axis,), keepdims=True)), x.type.dtype)

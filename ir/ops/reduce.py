@@ -2,141 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..diagnostics import GraphError
+from .. import dims
 from ..dims import Dim
-from ..dtypes import boolean, i64
+from ..dtypes import i64
 from ..op import INTS, Attr, Op, op
 from ..tensor import TensorType
-from .shape import normal_axis
+from .checks import BOOL, FLOATS, NUMBERS, normal_axes, normal_axis, of_kind
+from .letters import letters, spell
 
 
 class Reduce(Op):
-    """Base: over `axes`, which are kept as 1 where `keepdims`. Flops: one per input element, none for compares."""
+    """Base of ops that take one value out of many along some axes.
+
+    axes:     which; none reduces nothing.
+    keepdims: whether they stay as axes of one.
+    """
 
     inputs = ("x",)
     attrs = {"axes": INTS, "keepdims": Attr(bool, False)}
-    axes = "*r n -> *r"
-    per_element: ClassVar[int] = 1
-    function: ClassVar[Callable[..., np.ndarray]]
+    axes = "*r! -> *s!"
+    takes: ClassVar[tuple[str, ...]] = NUMBERS
+    cost: ClassVar[int] = 0
 
     def infer(self, x: TensorType, *, axes: tuple[int, ...], keepdims: bool) -> TensorType:
-        over = {normal_axis(self.name, a, x.rank) for a in axes}
-        if keepdims:
-            return x.with_shape(*(1 if i in over else d for i, d in enumerate(x.shape)))
-        return x.with_shape(*(d for i, d in enumerate(x.shape) if i not in over))
+        of_kind(self.name, "x", x, self.takes)
+        gone = normal_axes(self.name, axes, x)
+        kept = [1 if i in gone else d for i, d in enumerate(x.shape) if keepdims or i not in gone]
+        return x.with_shape(*kept)
 
     def axes_for(self, x: TensorType, *, axes: tuple[int, ...], keepdims: bool) -> str:
-        names = [chr(ord("a") + i) for i in range(x.rank)]
-        over = {a % x.rank for a in axes}
-        kept = [("1" if i in over else n) for i, n in enumerate(names) if keepdims or i not in over]
-        return f"{' '.join(names)} -> {' '.join(kept)}".strip()
+        gone = normal_axes(self.name, axes, x)
+        names = letters(x.rank)
+        return spell([names], [["1" if i in gone else n for i, n in enumerate(names) if keepdims or i not in gone]])
 
     def flops(self, out: TensorType, x: TensorType, **attrs: Any) -> Dim:
-        return self.per_element * x.elements
+        return self.cost * x.elements
 
-    def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
-        wide = x.astype(np.float64) if x.dtype.kind not in "iub" else x
-        return np.asarray(type(self).function(wide, axis=axes, keepdims=keepdims))
+
+def _accumulator(x: np.ndarray) -> np.dtype:
+    """Floats add up in f64 (ml_dtypes' types are none of numpy's kinds), integers in their own type."""
+    return x.dtype if np.issubdtype(x.dtype, np.integer) else np.dtype(np.float64)
 
 
 @op
-class sum(Reduce):  # noqa: A001
-    """The sum."""
+class sum_(Reduce):
+    """The sum. Counts one FLOP per element of x."""
 
-    function = staticmethod(np.sum)
+    cost = 1
+
+    def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+        return x.sum(axes, dtype=_accumulator(x), keepdims=keepdims)
 
 
 @op
 class mean(Reduce):
-    """The mean; the division of each result is not counted."""
+    """The arithmetic mean. Counts one FLOP per element of x; the division of each result is not counted."""
 
-    function = staticmethod(np.mean)
+    takes = FLOATS
+    cost = 1
 
-    def infer(self, x: TensorType, *, axes: tuple[int, ...], keepdims: bool) -> TensorType:
-        if not x.dtype.is_float:
-            raise GraphError("mean: takes floating types", found=str(x))
-        return super().infer(x, axes=axes, keepdims=keepdims)
+    def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+        return x.mean(axes, dtype=np.float64, keepdims=keepdims)
 
-
-@op
-class max(Reduce):  # noqa: A001
-    """The largest element."""
-
-    per_element = 0
-    function = staticmethod(np.max)
+    def decompose(self, b: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> Any:
+        total = b.emit("sum", x, axes=axes, keepdims=keepdims)
+        count = dims.product(x.type.shape[a] for a in axes)
+        return b.emit("div", total, b.emit("cast", b.emit("dim_value", dim=count), dtype=x.type.dtype))
 
 
 @op
-class min(Reduce):  # noqa: A001
-    """The smallest element."""
+class max_(Reduce):
+    """The greatest; nan where there is one. Compares: no FLOPs."""
 
-    per_element = 0
-    function = staticmethod(np.min)
-
-
-class Truth(Reduce):
-    """Base of the reductions of booleans."""
-
-    per_element = 0
-
-    def infer(self, x: TensorType, *, axes: tuple[int, ...], keepdims: bool) -> TensorType:
-        if x.dtype != boolean:
-            raise GraphError(f"{self.name}: takes booleans", found=str(x))
-        return super().infer(x, axes=axes, keepdims=keepdims)
+    def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+        return np.max(x, axes, keepdims=keepdims)
 
 
 @op
-class any(Truth):  # noqa: A001
-    """Whether some element holds."""
+class min_(Reduce):
+    """The least; nan where there is one. Compares: no FLOPs."""
 
-    function = staticmethod(np.any)
+    def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+        return np.min(x, axes, keepdims=keepdims)
 
 
 @op
-class all(Truth):  # noqa: A001
-    """Whether every element holds."""
+class any_(Reduce):
+    """Whether one is true."""
 
-    function = staticmethod(np.all)
+    takes = BOOL
+
+    def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+        return np.any(x, axes, keepdims=keepdims)
+
+
+@op
+class all_(Reduce):
+    """Whether all are true."""
+
+    takes = BOOL
+
+    def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+        return np.all(x, axes, keepdims=keepdims)
+
+    def decompose(self, b: Any, x: Any, *, axes: tuple[int, ...], keepdims: bool) -> Any:
+        return b.emit("not", b.emit("any", b.emit("not", x), axes=axes, keepdims=keepdims))
 
 
 @op
 class argmax(Op):
-    """The index of the largest element along an axis, the first of equals; i64. Compares count no FLOPs."""
+    """Where the greatest stands along one axis, the first of equals; i64. Compares: no FLOPs."""
 
     inputs = ("x",)
     attrs = {"axis": int, "keepdims": Attr(bool, False)}
-    axes = "*r n! -> *r"
+    axes = "*r! -> *s!"
 
     def infer(self, x: TensorType, *, axis: int, keepdims: bool) -> TensorType:
-        at = normal_axis("argmax", axis, x.rank)
-        return TensorType(i64, (*x.shape[:at], *((1,) if keepdims else ()), *x.shape[at + 1 :]))
+        of_kind("argmax", "x", x, (*NUMBERS, *BOOL))
+        at = normal_axis("argmax", axis, x)
+        kept = (1,) if keepdims else ()
+        return TensorType(i64, (*x.shape[:at], *kept, *x.shape[at + 1 :]))
+
+    def axes_for(self, x: TensorType, *, axis: int, keepdims: bool) -> str:
+        at = axis % x.rank
+        names = letters(x.rank, {at})
+        return spell([names], [[*names[:at], *(["1"] if keepdims else []), *names[at + 1 :]]])
 
     def flops(self, out: TensorType, x: TensorType, **attrs: Any) -> Dim:
         return 0
 
     def reference(self, x: np.ndarray, *, axis: int, keepdims: bool) -> np.ndarray:
-        return np.argmax(x, axis, keepdims=keepdims).astype(np.int64)
+        return np.argmax(x, axis, keepdims=keepdims)
 
 
 @op
 class cumsum(Op):
-    """The running sum along an axis, its own element included. Flops: one per element."""
+    """The running sum along one axis, the element itself included. Counts one FLOP per element."""
 
     inputs = ("x",)
     attrs = {"axis": int}
-    axes = "*r n! -> *r n!"
+    axes = "*r! -> *r!"
 
     def infer(self, x: TensorType, *, axis: int) -> TensorType:
-        normal_axis("cumsum", axis, x.rank)
+        of_kind("cumsum", "x", x, NUMBERS)
+        normal_axis("cumsum", axis, x)
         return x
+
+    def axes_for(self, x: TensorType, *, axis: int) -> str:
+        names = letters(x.rank, {axis % x.rank})
+        return spell([names], [names])
 
     def flops(self, out: TensorType, x: TensorType, *, axis: int) -> Dim:
         return x.elements
 
     def reference(self, x: np.ndarray, *, axis: int) -> np.ndarray:
-        return np.cumsum(x.astype(np.float64) if x.dtype.kind not in "iub" else x, axis)
+        return np.cumsum(x, axis, dtype=_accumulator(x))

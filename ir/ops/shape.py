@@ -1,7 +1,8 @@
-"""Ops that rename, move, join and cut; none computes."""
+"""Ops that rename or move elements and compute none."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,15 @@ import numpy as np
 from .. import dims
 from ..diagnostics import GraphError
 from ..dims import Dim
-from ..op import DIM, DIMS, INTS, Attr, Attrs, Op, op
+from ..op import DIM, DIMS, INTS, Attr, Op, op
 from ..tensor import TensorType, Work
 from .broadcast import broadcast
-
-
-def normal_axis(name: str, axis: int, rank: int) -> int:
-    """A non-negative axis. Raises: GraphError outside the rank."""
-    if not -rank <= axis < rank:
-        raise GraphError(f"{name}: axis {axis} is outside rank {rank}")
-    return axis % rank
+from .checks import normal_axis, same_but, same_dtype, within
+from .letters import letters, regroup, spell
 
 
 class Move(Op):
-    """Base: no FLOPs; what it writes, it reads."""
+    """Base of ops that compute nothing: no FLOPs, and as many bytes read as are written."""
 
     inputs = ("x",)
     pure_move = True
@@ -30,25 +26,36 @@ class Move(Op):
     def flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
         return 0
 
-    def work(self, outs: Any, types: Any, attrs: Attrs) -> Work:
+    def work(self, outs: Sequence[TensorType], types: Any, attrs: Any) -> Work:
         moved = sum((t.bytes for t in outs), start=0)
         return Work(0, moved, moved)
 
 
 @op
 class reshape(Move):
-    """The same elements under another shape; moves nothing."""
+    """The same elements in row-major order under another shape. Moves no bytes.
+
+    Shapes: x [*r] -> [shape], with as many elements.
+    """
 
     attrs = {"shape": DIMS}
-    axes = "*r -> *q"
+    axes = "*r! -> *s!"
 
     def infer(self, x: TensorType, *, shape: tuple[Dim, ...]) -> TensorType:
         out = x.with_shape(*shape)
+        for d in shape:
+            within("reshape", 0, d, "a size is negative")
         if out.elements != x.elements:
-            raise GraphError(f"reshape: {x} does not hold as many elements as {out}")
+            raise GraphError(
+                f"reshape: {x.elements} elements do not fill {list(map(str, shape))}, which holds {out.elements}",
+                found=f"{x} to {out}",
+            )
         return out
 
-    def work(self, outs: Any, types: Any, attrs: Attrs) -> Work:
+    def axes_for(self, x: TensorType, *, shape: tuple[Dim, ...]) -> str:
+        return regroup(x.shape, shape)
+
+    def work(self, outs: Any, types: Any, attrs: Any) -> Work:
         return Work()
 
     def reference(self, x: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
@@ -57,18 +64,20 @@ class reshape(Move):
 
 @op
 class transpose(Move):
-    """Axes in another order: out axis i is input axis perm[i]."""
+    """Axes in another order: axis i of the result is axis perm[i] of x."""
 
     attrs = {"perm": INTS}
+    axes = "*r! -> *s!"
 
     def infer(self, x: TensorType, *, perm: tuple[int, ...]) -> TensorType:
-        if sorted(perm) != list(range(x.rank)):
-            raise GraphError(f"transpose: {perm} is no order of the axes of {x}")
-        return x.with_shape(*(x.shape[p] for p in perm))
+        order = [normal_axis("transpose", p, x) for p in perm]
+        if sorted(order) != list(range(x.rank)):
+            raise GraphError(f"transpose: {list(perm)} does not name each axis once", found=str(x))
+        return x.with_shape(*(x.shape[p] for p in order))
 
     def axes_for(self, x: TensorType, *, perm: tuple[int, ...]) -> str:
-        names = [chr(ord("a") + i) for i in range(x.rank)]
-        return f"{' '.join(names)} -> {' '.join(names[p] for p in perm)}"
+        names = letters(x.rank)
+        return spell([names], [[names[p] for p in perm]])
 
     def reference(self, x: np.ndarray, *, perm: tuple[int, ...]) -> np.ndarray:
         return x.transpose(perm)
@@ -76,17 +85,26 @@ class transpose(Move):
 
 @op
 class expand(Move):
-    """Repeats axes of size 1, and adds leading ones, up to a shape."""
+    """x repeated along its axes of one, and along new axes in front, up to a shape.
+
+    Reads x once, and writes the whole result.
+    """
 
     attrs = {"shape": DIMS}
-    axes = "*q -> *r"
+    axes = "*r -> *r"
 
     def infer(self, x: TensorType, *, shape: tuple[Dim, ...]) -> TensorType:
         if len(shape) < x.rank or broadcast("expand", x.shape, shape) != shape:
             raise GraphError(f"expand: {x} does not broadcast to {list(map(str, shape))}")
         return x.with_shape(*shape)
 
-    def work(self, outs: Any, types: Any, attrs: Attrs) -> Work:
+    def axes_for(self, x: TensorType, *, shape: tuple[Dim, ...]) -> str:
+        names = letters(len(shape))
+        lead = len(shape) - x.rank
+        own = ["1" if d == 1 else names[lead + i] for i, d in enumerate(x.shape)]
+        return spell([own], [names])
+
+    def work(self, outs: Any, types: Any, attrs: Any) -> Work:
         return Work(0, types[0].bytes, outs[0].bytes)
 
     def reference(self, x: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
@@ -95,107 +113,112 @@ class expand(Move):
 
 @op
 class concat(Move):
-    """Tensors joined along an axis."""
+    """Arrays one after the other along one axis."""
 
     inputs = ("*xs",)
     attrs = {"axis": int}
-    axes = "*r n! -> *r n!"
+    axes = "*xs! -> *r!"
 
     def infer(self, *xs: TensorType, axis: int) -> TensorType:
-        if not xs:
-            raise GraphError("concat: needs at least one input")
-        first = xs[0]
-        at = normal_axis("concat", axis, first.rank)
-        total: Dim = 0
-        for x in xs:
-            rest = (*x.shape[:at], *x.shape[at + 1 :])
-            if x.dtype != first.dtype or rest != (*first.shape[:at], *first.shape[at + 1 :]):
-                raise GraphError("concat: only the joined axis may differ", found=", ".join(map(str, xs)))
-            total = total + x.shape[at]
+        if not xs or any(x is None for x in xs):
+            raise GraphError("concat: needs at least one array")
+        first, at = xs[0], normal_axis("concat", axis, xs[0])
+        same_dtype("concat", *xs)
+        for x in xs[1:]:
+            same_but("concat", at, first, x)
+        total = sum((x.shape[at] for x in xs), start=0)
         return first.with_shape(*first.shape[:at], total, *first.shape[at + 1 :])
 
     def axes_for(self, *xs: TensorType, axis: int) -> str:
-        names = [chr(ord("a") + i) for i in range(xs[0].rank)]
-        names[axis] += "!"
-        side = " ".join(names)
-        return f"{', '.join([side] * len(xs))} -> {side}"
+        names = letters(xs[0].rank, {axis % xs[0].rank})
+        return spell([names] * len(xs), [names])
 
     def reference(self, *xs: np.ndarray, axis: int) -> np.ndarray:
         return np.concatenate(xs, axis)
 
 
 @op
-class slice(Move):  # noqa: A001
-    """x[start:stop:step] along one axis; the bounds lie inside, and step is positive."""
+class slice_(Move):
+    """Elements start, start + step, ... before stop, along one axis.
+
+    Bounds count from the front: 0 <= start <= stop <= size, and step >= 1. Reads what it keeps.
+    """
 
     attrs = {"axis": int, "start": DIM, "stop": DIM, "step": Attr(int, 1)}
-    axes = "*r n! -> *r n!"
+    axes = "*r! -> *r!"
 
     def infer(self, x: TensorType, *, axis: int, start: Dim, stop: Dim, step: int) -> TensorType:
-        at = normal_axis("slice", axis, x.rank)
+        at = normal_axis("slice", axis, x)
         if step < 1:
-            raise GraphError(f"slice: the step is positive, got {step}")
-        outside = isinstance(start, int) and start < 0
-        if isinstance(stop, int):
-            size = x.shape[at]
-            outside |= isinstance(start, int) and stop < start
-            outside |= isinstance(size, int) and stop > size
-        if outside:
-            raise GraphError(f"slice: {start}:{stop} is outside axis {at} of {x}")
-        length = stop - start if step == 1 else dims.floordiv(stop - start + step - 1, step)
-        return x.with_shape(*x.shape[:at], length, *x.shape[at + 1 :])
+            raise GraphError(f"slice: step is at least 1, got {step}")
+        within("slice", 0, start, "start is before the first element")
+        within("slice", start, stop, "start is after stop")
+        within("slice", stop, x.shape[at], f"stop is after the end of axis {at} of {x}")
+        kept = dims.floordiv(stop - start + (step - 1), step)
+        return x.with_shape(*x.shape[:at], kept, *x.shape[at + 1 :])
 
     def axes_for(self, x: TensorType, *, axis: int, **attrs: Any) -> str:
-        names = [chr(ord("a") + i) for i in range(x.rank)]
-        names[axis] += "!"
-        return f"{' '.join(names)} -> {' '.join(names)}"
+        names = letters(x.rank, {axis % x.rank})
+        return spell([names], [names])
 
     def reference(self, x: np.ndarray, *, axis: int, start: int, stop: int, step: int) -> np.ndarray:
-        index = [np.s_[:]] * x.ndim
-        index[axis] = np.s_[start:stop:step]
-        return x[tuple(index)]
+        if not 0 <= start <= stop <= x.shape[axis]:
+            raise GraphError(f"slice: {start}..{stop} is outside axis {axis}, which is {x.shape[axis]} long")
+        where = [slice(None)] * x.ndim
+        where[axis] = slice(start, stop, step)
+        return x[tuple(where)]
 
 
 @op
 class split(Move):
-    """Cut along an axis into pieces of the given sizes."""
+    """Consecutive pieces of the given sizes along one axis, which they use up."""
 
     attrs = {"axis": int, "sizes": DIMS}
-    axes = "*r n! -> *r n!"
+    axes = "*r! -> *rs!"
 
     def infer(self, x: TensorType, *, axis: int, sizes: tuple[Dim, ...]) -> tuple[TensorType, ...]:
-        at = normal_axis("split", axis, x.rank)
-        total: Dim = 0
-        for s in sizes:
-            total = total + s
-        if total != x.shape[at]:
-            raise GraphError(f"split: the pieces make {total} of axis {at} of {x}")
-        return tuple(x.with_shape(*x.shape[:at], s, *x.shape[at + 1 :]) for s in sizes)
+        at = normal_axis("split", axis, x)
+        if sum(sizes, start=0) != x.shape[at]:
+            raise GraphError(
+                f"split: sizes {list(map(str, sizes))} do not add up to {x.shape[at]}", found=str(x)
+            )
+        return tuple(x.with_shape(*x.shape[:at], size, *x.shape[at + 1 :]) for size in sizes)
 
     def axes_for(self, x: TensorType, *, axis: int, sizes: tuple[Dim, ...]) -> str:
-        names = [chr(ord("a") + i) for i in range(x.rank)]
-        names[axis] += "!"
-        side = " ".join(names)
-        return f"{side} -> {', '.join([side] * len(sizes))}"
+        names = letters(x.rank, {axis % x.rank})
+        return spell([names], [names] * len(sizes))
 
     def reference(self, x: np.ndarray, *, axis: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        if sum(sizes) != x.shape[axis]:
+            raise GraphError(f"split: sizes {list(sizes)} do not add up to {x.shape[axis]}")
         return tuple(np.split(x, np.cumsum(sizes)[:-1], axis))
 
 
 @op
 class pad(Move):
-    """Grown by `before` and `after` elements per axis, filled with `value`."""
+    """x with `value` put before and after it on each axis. Reads x, and writes the whole result."""
 
     attrs = {"before": INTS, "after": INTS, "value": Attr(float, 0.0)}
     axes = "*r! -> *r!"
 
-    def infer(self, x: TensorType, *, before: tuple[int, ...], after: tuple[int, ...], value: float) -> TensorType:
-        if not len(before) == len(after) == x.rank or min((*before, *after), default=0) < 0:
-            raise GraphError("pad: one non-negative amount per axis and side", found=f"{before}, {after} for {x}")
-        return x.with_shape(*(a + d + c for a, d, c in zip(before, x.shape, after, strict=True)))
+    def infer(
+        self, x: TensorType, *, before: tuple[int, ...], after: tuple[int, ...], value: float
+    ) -> TensorType:
+        if not len(before) == len(after) == x.rank:
+            raise GraphError(f"pad: one size an axis, got {list(before)} and {list(after)}", found=str(x))
+        if any(p < 0 for p in (*before, *after)):
+            raise GraphError(f"pad: sizes are not negative, got {list(before)} and {list(after)}")
+        return x.with_shape(*(d + p + q for d, p, q in zip(x.shape, before, after, strict=True)))
 
-    def work(self, outs: Any, types: Any, attrs: Attrs) -> Work:
+    def axes_for(self, x: TensorType, *, before: Any, after: Any, value: float) -> str:
+        names = letters(x.rank, {i for i in range(x.rank) if before[i] or after[i]})
+        return spell([names], [names])
+
+    def work(self, outs: Any, types: Any, attrs: Any) -> Work:
         return Work(0, types[0].bytes, outs[0].bytes)
 
     def reference(self, x: np.ndarray, *, before: Any, after: Any, value: float) -> np.ndarray:
-        return np.pad(x, list(zip(before, after, strict=True)), constant_values=np.asarray(value).astype(x.dtype))
+        fill = np.asarray(value).astype(x.dtype)
+        out = np.full([d + p + q for d, p, q in zip(x.shape, before, after, strict=True)], fill)
+        out[tuple(slice(p, p + d) for p, d in zip(before, x.shape, strict=True))] = x
+        return out

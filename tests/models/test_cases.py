@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tundish.models import zoo
-from tundish.models.cases import BUDGET_TOKENS, cases
+from tundish.models.cases import BUDGET_TOKENS, cases, samples
 from tundish.models.source import InputSpec
 
 
@@ -80,3 +80,12 @@ def test_every_case_runs_through_the_original(source):
     for case in cases(source, (1, 3), (1, 12)):
         outputs = source.call(case.inputs)
         assert all(np.isfinite(a).all() for a in outputs.values()), case.name
+
+
+def test_samples_for_tracing_have_sizes_that_no_rule_can_be_read_from(source):
+    specs = (InputSpec("x", "f32", ("batch", "seq", 5)), InputSpec("y", "i64", ("batch", "other"), high=3))
+    shapes = [tuple(t.shape) for t in samples(source.replace(inputs=specs)).values()]
+    assert shapes == [(2, 7, 5), (2, 9)]
+    drawn = samples(source)
+    assert all(t.shape == (2, 7) for t in drawn.values()) and drawn["attention_mask"].all()
+    assert all(t.is_meta for t in samples(zoo.load_named("bert-tiny", shape_only=True)).values())

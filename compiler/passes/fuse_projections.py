@@ -1,0 +1,111 @@
+"""Projections of one input, joined to one product: query, key and value; gate and up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ...ir.graph import Graph, Node, Program, Value, users
+from ..analysis import static_values
+from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, in_order, notes_of
+from ..task import Task
+from .registry import rewrite
+
+# group -> (the op where its projections meet, what they may pass through on the way there)
+MEETINGS = {
+    "qkv": ("attention", frozenset({"reshape", "transpose", "rotary", "rms_norm", "layer_norm", "cast"})),
+    "gate_up": ("mul", frozenset({"silu", "gelu", "relu", "sigmoid", "cast"})),
+}
+Users = dict[Value, list[Node]]
+
+
+@rewrite("fuse_projections", optimizes=True)
+def fuse_projections(program: Program, task: Task) -> Rewritten:
+    """One `linear` on joined weights and a `split`, for the groups that the backend gains from."""
+    functions: dict[str, Graph] = {}
+    events: dict[str, list[Event]] = {}
+    static = static_values(program)
+    for name, graph in program.functions.items():
+        functions[name], events[name] = _fuse(graph, static[name], task)
+    return Rewritten(program.replace(functions=functions), notes_of(program, "fuse_projections", events))
+
+
+def _fuse(graph: Graph, static: set[Value], task: Task) -> tuple[Graph, list[Event]]:
+    used = users(graph)
+    events: list[Event] = []
+    joined: dict[Node, Sequence[Node]] = {}
+    for group, nodes in _groups(graph, used):
+        what = f"the {len(nodes)} projections {group} of one input"
+        reason = _why_not(nodes, static, group, task)
+        if reason is None:
+            joined[nodes[0]] = nodes
+            events.append(Event(f"{what} are one product", nodes[0].where))
+        else:
+            events.append(Event(f"{what} declined: {reason}", nodes[0].where))
+    return (_join(graph, joined) if joined else graph), events
+
+
+def _groups(graph: Graph, used: Users) -> Iterable[tuple[str, list[Node]]]:
+    """(group, linears of one input that meet), in order."""
+    by_input: dict[Value, list[Node]] = {}
+    for node in graph.nodes:
+        if node.op.name == "linear" and node.inputs[0] is not None:
+            by_input.setdefault(node.inputs[0], []).append(node)
+    for nodes in by_input.values():
+        left = nodes
+        for group in MEETINGS:
+            meets: dict[Node, list[Node]] = {}
+            for node in left:
+                place = _meeting(node, group, used)
+                if place is not None:
+                    meets.setdefault(place, []).append(node)
+            for together in meets.values():
+                if len(together) > 1:
+                    left = [n for n in left if n not in together]
+                    yield group, together
+
+
+def _meeting(node: Node, group: str, used: Users) -> Node | None:
+    op, through = MEETINGS[group]
+    value = node.output
+    while len(used[value]) == 1:
+        (user,) = used[value]
+        if user.op.name == op:
+            return user
+        if user.op.name not in through or user.inputs[0] is not value:
+            return None
+        value = user.outputs[0]
+    return None
+
+
+def _why_not(nodes: Sequence[Node], static: set[Value], group: str, task: Task) -> str | None:
+    if group not in task.capabilities.joins:
+        return f"{task.capabilities.backend} gains nothing from joining {group}"
+    if len({len(n.inputs) > 2 and n.inputs[2] is not None for n in nodes}) > 1:
+        return "some have a bias and some have none"
+    if any(v is not None and v not in static for n in nodes for v in n.inputs[1:]):
+        return "a weight depends on the input"
+    if len({v.type.dtype for n in nodes for v in n.inputs[1:] if v is not None}) > 1:
+        return "the weights have different dtypes"
+    return None
+
+
+def _join(graph: Graph, joined: dict[Node, Sequence[Node]]) -> Graph:
+    b = RuleBuilder(graph)
+    for node in graph.nodes:
+        b.copy(node)
+        if node in joined:
+            _emit(b, node, joined[node])
+    return drop_dead(in_order(b.done()))
+
+
+def _emit(b: RuleBuilder, first: Node, nodes: Sequence[Node]) -> None:
+    with b.at(first.where):
+        weight = b.emit("concat", *(n.inputs[1] for n in nodes), axis=1)
+        biases = [n.inputs[2] for n in nodes if len(n.inputs) > 2 and n.inputs[2] is not None]
+        bias = b.emit("concat", *biases, axis=0) if biases else None
+        y = b.emit("linear", first.inputs[0], weight, bias)
+        axis = y.type.rank - 1
+        sizes = tuple(n.output.type.shape[-1] for n in nodes)
+        parts = b.emit_node("split", (y,), {"axis": axis, "sizes": sizes})
+    for node, part in zip(nodes, parts.outputs, strict=True):
+        b.map[node.output] = part
