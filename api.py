@@ -17,7 +17,8 @@ from .compiler.task import Precision, Task
 from .ir.diagnostics import CaptureError, CompileError, LoadError, TundishError
 from .ir.dims import Range
 from .ir.graph import Program
-from .profiler.report.progress import Progress, silent
+from .profiler.report.progress import Progress, silent, stages
+from .profiler.report.table import pairs, table
 
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
@@ -63,7 +64,7 @@ def compile(
         work.program,
         Task(machine, capabilities, Precision(weights=dtype, compute=dtype), work.program.symbols),
         print_after=(print_after,) if print_after else (),
-        on_pass=lambda name: progress(f"pass {name}", 0.45),
+        on_pass=lambda name, i, n: progress(f"pass {name}", 0.4 + 0.15 * i / n),
     )
     progress("asking the original model", 0.55)
     cases = record(work.call, work.cases(), work.program, work.origin)
@@ -204,7 +205,8 @@ def account(model: Any, *, batch: int = 1, seq: int = 128, task: str | None = No
     from .profiler.account import account as count
 
     work = _Work(model, task, f"1..{max(batch, 1)}", f"1..{max(seq, 1)}", None, silent)
-    return count(_optimized(work.program, fuse=False), {"batch": batch, "seq": seq})
+    buffers = work.source.buffers() if work.source is not None else frozenset()
+    return count(_optimized(work.program, fuse=False), {"batch": batch, "seq": seq}, buffers=buffers).to_json()
 
 
 def bench(
@@ -220,7 +222,7 @@ def bench(
     from .profiler.compare import compare_peers
 
     handed = {
-        "compile": f"{__package__}.api:compile", "loader": f"{__package__}.models.load:load",
+        "compile": f"{__package__}.api:compile", "loader": f"{__package__}.models.open:open_model",
         "inputs_maker": f"{__package__}.models.cases:make",
     }  # fmt: skip
     results = []
@@ -239,7 +241,7 @@ def bench(
 
 def models() -> list[dict[str, Any]]:
     """The models that have a name: zoo architectures with seeded random weights, installed real ones."""
-    from .models.zoo import rows
+    from .models.zoo import models as rows
 
     return rows()
 
@@ -323,7 +325,7 @@ def demo(output: str | Path = "demo", *, progress: Progress = silent) -> list[di
     from .backends.text import continuation, neighbours
 
     rows = []
-    jobs: list[tuple[str, Callable[[Bundle], dict[str, Any]]]] = [("all-minilm-l6-v2", neighbours), ("smollm2-135m-instruct", continuation)]
+    jobs: list[tuple[str, Callable[[Bundle], dict[str, Any]]]] = [("minilm", neighbours), ("smollm2", continuation)]
     for i, (name, use) in enumerate(jobs):
         stage = lambda text, share, i=i, name=name: progress(f"{name}: {text}", (i + share) / len(jobs))
         bundle = compile(name, Path(output) / f"{name}.tundish", progress=stage)
@@ -406,14 +408,20 @@ def _notes(plan: Plan) -> tuple[str, bytes]:
     return NOTES, (json.dumps(rows, indent=1) + "\n").encode()
 
 
+def _memory(plan: Plan) -> dict[str, int]:
+    """What the plan predicts for a run at the largest sizes, in bytes."""
+    decision = plan.decisions.get("memory", {})
+    return {k: int(v) for k, v in decision.items() if k.endswith("_bytes")}
+
+
 def _source(model: Any, task: str | None, inputs: Mapping[str, Any] | None) -> Any:
     """Loads a model, after checking that it will fit. Raises: CaptureError."""
     from .models.errors import ModelError
-    from .models.load import estimate_bytes, load as load_model
+    from .models.open import estimate_bytes, open_model
 
     try:
         _check_fits(estimate_bytes(model))
-        return load_model(model, task, examples=inputs)
+        return open_model(model, task, inputs=inputs)
     except ModelError as error:
         raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
 
@@ -433,31 +441,22 @@ def _check_fits(weight_bytes: int | None) -> None:
 
 
 def _captured(source: Any, ranges: Mapping[str, Range]) -> Program:
-    """The source's program, flat. Sample sizes are odd and at least 2, so that none is taken for a constant."""
-    import torch
-
+    """The source's program, flat."""
     from .ir.capture.from_torch import capture as capture_torch
-    from .models.cases import make
+    from .models.cases import samples
 
-    arrays = make(source, 2, _sample(ranges["seq"]), np.random.default_rng(0))
-    samples = {k: torch.from_numpy(v) for k, v in arrays.items()}
-    axes = {s.name: {i: d for i, d in enumerate(s.dims) if isinstance(d, str)} for s in source.inputs}
     return capture_torch(
-        source.module, samples, axes, outputs=source.outputs, constants=source.constants,
+        source.module, samples(source), source.axes(), outputs=source.outputs, constants=source.constants,
         by_position=source.by_position, ranges=ranges,
     )  # fmt: skip
 
 
-def _sample(seq: Range) -> int:
-    return max(2, min(7, seq.high or 7))
-
-
 def _saved_program(model: Any) -> tuple[str, Program] | None:
-    from .ir.save import load as load_program
-
     if isinstance(model, Program):
         return "program", model
     if isinstance(model, (str, Path)) and (Path(model) / "program.txt").is_file():
+        from .ir.save import load as load_program
+
         return Path(model).stem, load_program(Path(model))
     return None
 

@@ -13,8 +13,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .ir.diagnostics import TundishError
-
 app = typer.Typer(
     name="tundish", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="One Transformer model in, a verified bundle for your hardware out.",
@@ -47,9 +45,8 @@ def compile(
 ) -> None:
     """Compile a model into a bundle that runs without PyTorch."""
     from . import api
-    from .profiler.report.progress import stages
 
-    with stages(as_json) as progress:
+    with api.stages(as_json) as progress:
         bundle = api.compile(
             model, output, target=target, backend=backend, task=task, batch=batch, seq=seq, precision=precision,
             print_after=print_after, progress=progress,
@@ -118,9 +115,8 @@ def export(
 ) -> None:
     """Write an ONNX file."""
     from . import api
-    from .profiler.report.progress import stages
 
-    with stages(as_json) as progress:
+    with api.stages(as_json) as progress:
         row = api.export(
             model, output, portable=portable, opset=opset, task=task, batch=batch, seq=seq, progress=progress
         )
@@ -195,10 +191,9 @@ def bench(
 ) -> None:
     """Time a bundle against its peers, interleaved in one run."""
     from . import api
-    from .profiler.report.progress import stages
 
     names = peers.split(",") if peers else None
-    with stages(as_json) as progress:
+    with api.stages(as_json) as progress:
         result = api.bench(
             model, peers=names, batch=batch, seq=seq, rounds=rounds, threads=threads, write=write, progress=progress
         )
@@ -247,9 +242,8 @@ def demo(
 ) -> None:
     """Compile two models with real weights, verify them, and use them."""
     from . import api
-    from .profiler.report.progress import stages
 
-    with stages(as_json) as progress:
+    with api.stages(as_json) as progress:
         rows = api.demo(output, progress=progress)
     _show(rows, as_json)
     if not all(row["passed"] for row in rows):
@@ -277,23 +271,25 @@ def _show(value: Any, as_json: bool) -> None:
 
 
 def _rows(rows: list[dict[str, Any]]) -> None:
-    from .profiler.report.table import table
+    from . import api
 
-    table(rows)
+    api.table(rows)
 
 
 def _pairs(row: dict[str, Any]) -> None:
-    from .profiler.report.table import pairs
+    from . import api
 
-    pairs(row)
+    api.pairs(row)
 
 
 def _assignments(items: list[str]) -> dict[str, str]:
+    from . import api
+
     found: dict[str, str] = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not equals or not name or not value:
-            raise TundishError(f"--input takes name=file.npy or name=random, got {item!r}")
+            raise api.TundishError(f"--input takes name=file.npy or name=random, got {item!r}")
         found[name] = value
     return found
 
@@ -310,12 +306,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _guarded(command: Callable[[], Any], arguments: list[str], debug: bool) -> int:
+    from . import api
+
     try:
         command()
         return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except TundishError as error:
+    except api.TundishError as error:
         if debug:
             raise
         _say(f"tundish: {error}")

@@ -43,9 +43,9 @@ class Bundle:
     @cached_property
     def program(self) -> Program:
         """The program as it was built, its weights referring to the bundle's file."""
-        from ..ir.text import parse
+        from ..ir.text import from_text
 
-        return parse((self.path / PLAN).read_text())
+        return from_text((self.path / PLAN).read_text())
 
     def cases(self) -> Cases:
         """The stored cases of the original model."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Union
-
-import shutil
 
 from ..compiler.hardware.machine import this_machine
 from ..compiler.plan import Plan
@@ -18,6 +17,7 @@ from .cases import Cases, write_cases
 from .manifest import MANIFEST, SCHEMA, EntryPoint, Manifest, entries_of, list_files
 from .plan_text import plan_text
 from .publish import folder_aside
+from .version import version
 from .weight_out import Progress, used_weights, write_weights
 
 if TYPE_CHECKING:
@@ -80,15 +80,13 @@ def _fill(
         write_cases(folder, cases)
     for relative, content in extra:
         _add(folder, relative, content)
-    from .. import __version__
-
     manifest = Manifest(
         schema=SCHEMA,
         name=name,
         backend=backend.name,
         target=plan.target,
         features=sorted(backend.capabilities(this_machine()).features),
-        versions={"tundish": __version__, **backend.versions()},
+        versions={"tundish": version(), **backend.versions()},
         entries={entry: EntryPoint.of(s) for entry, s in built.entries.items()},
         options=dict(built.options),
         info=dict(info),

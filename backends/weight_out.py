@@ -47,7 +47,7 @@ def write_weights(path: Path, weights: Mapping[str, Weight], progress: Progress 
             array = np.asarray(materialize(weight), order="C")
             if array.nbytes != int(str(weight.type.bytes)):
                 raise AssertionError(f"{name}: {array.dtype}{array.shape} is not {weight.type}")
-            file.write(memoryview(array.reshape(-1).view(np.uint8)))
+            file.write(array.reshape(-1).view(np.uint8).data)
             done += array.nbytes
             if progress:
                 progress("weights", done, offset)

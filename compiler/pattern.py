@@ -1,6 +1,7 @@
 """Patterns drawn with the same words as the graph, and rules made of them.
 
-    @rule(lambda p, x, weight, eps: p.mul(weight, p.mul(x, p.rsqrt(p.add(p.mean(p.mul(x, x), axes=(-1,)), p.const(eps))))),
+    @rule(lambda p, x, weight, eps: p.mul(weight, p.mul(
+              x, p.rsqrt(p.add(p.mean(p.mul(x, x), axes=(-1,)), p.const(eps))))),
           when=lambda m: None if m.eps > 0 else f"eps is {m.eps}")
     def rms_norm(b, m):
         "a mean-square chain is one rms_norm"

@@ -15,7 +15,7 @@ from ..backends.bundle import Bundle
 from ..backends.cases import Case, Cases
 from ..compiler.plan import Guard, Plan, Variant
 from ..ir.evaluate import Evaluator
-from ..ir.fold import unfold
+from ..ir.unfold import unfold
 from ..ir.graph import Graph, Node, Program, Value
 from .parity import TOLERANCE, Report, compare
 

@@ -138,7 +138,7 @@ class Emit:
     # -- shapes ------------------------------------------------------------------------------------
 
     def reshape(self, x: Arg, before: Sequence[Dim], after: Sequence[Dim]) -> str:
-        """x in another shape. A reshape of a reshape starts from the first one's input; one that does nothing is none."""
+        """x in another shape: a reshape of a reshape starts from the first one's input, an idle one is left out."""
         name, before, after = self.name(x), tuple(before), tuple(after)
         if name in self._reshaped:
             name, before = self._reshaped[name]

@@ -77,7 +77,7 @@ def _write_data(model: Model, plan: Plan, file: IO[bytes], name: str) -> Mapping
     for key, array in _arrays(model, plan):
         file.write(b"\0" * (-file.tell() % _PAGE))
         spans[key] = (name, file.tell(), array.nbytes)
-        file.write(memoryview(array.reshape(-1).view(np.uint8)))
+        file.write(array.reshape(-1).view(np.uint8).data)
     return spans
 
 
@@ -95,7 +95,7 @@ def _write_inline(model: Model, plan: Plan, file: IO[bytes]) -> None:
     file.write(whole.SerializeToString(deterministic=True) + _GRAPH + _varint(length) + graph)
     for key, array in _arrays(model, plan):
         file.write(_INITIALIZER + _varint(len(heads[key]) + sizes[key]) + heads[key])
-        file.write(memoryview(array.reshape(-1).view(np.uint8)))
+        file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def _head(model: Model, key: str) -> bytes:

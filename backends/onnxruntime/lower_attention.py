@@ -129,6 +129,7 @@ def _attention_23(to: Emit, node: Node) -> str:
     ]
     own_band = a["causal"] and not a["window"] and s == t
     allowed = _all(to, _mask(to, mask), _band(to, node, a["causal"] and not own_band, a["window"]))
+    final: str | None
     if bias is not None:
         final = to.name(bias)
         if allowed is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from ...ir import dtypes
 from ...ir.graph import Graph, Program
 from ...ir.tensor import TensorType
+from ..version import version
 from .emit import MS, ONNX_TYPES, Emit, Made
 from .lower import DEFAULT_OPSET, table
 from .walk import Walk
@@ -106,10 +107,8 @@ def proto(model: Model, weights: Iterable[onnx.TensorProto] = ()) -> onnx.ModelP
         output=[_value_info(name, v.type) for name, v in outputs],
         initializer=[*(_inline(name, a) for name, a in model.initializers.items()), *weights],
     )
-    from ... import __version__
-
     return onnx.ModelProto(
-        ir_version=ir_version, producer_name=PRODUCER, producer_version=__version__, graph=body,
+        ir_version=ir_version, producer_name=PRODUCER, producer_version=version(), graph=body,
         opset_import=opsets,
     )  # fmt: skip
 

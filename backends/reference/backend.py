@@ -60,14 +60,14 @@ class ReferenceRunner:
     """An opened program text."""
 
     def __init__(self, built: Built) -> None:
-        from ...ir.text import parse
+        from ...ir.text import from_text
 
         self.built = built
         entries: Any = built.options["entries"]
         self._entries = {
             entry: [Variant(Guard(*v["guard"]), v["function"]) for v in variants] for entry, variants in entries.items()
         }
-        program = parse((built.folder / FILE).read_text())
+        program = from_text((built.folder / FILE).read_text())
         self._evaluator = Evaluator(program, folder=built.weights.parent)
 
     def run(

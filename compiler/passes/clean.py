@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ir.graph import Graph, Node, Program, Value, callee, producers
 from ...ir.weights import Held, Stored, Weight
-from ..rewriting import Event, RuleBuilder, Rewritten, apply_rules, drop_dead, rewrite_graphs
+from ..rewriting import Event, Rewritten, RuleBuilder, apply_rules, drop_dead, rewrite_graphs
 from ..task import Task
 from .clean_algebra import ALGEBRA
 from .clean_moves import MOVES

@@ -47,7 +47,11 @@ def fuse_epilogues(program: Program, task: Task) -> Rewritten:
 
 
 def _event(chain: Chain) -> Event:
-    return Event(f"{' + '.join((chain.fusion.anchor, *chain.fusion.epilogue))} is one kernel", chain.nodes[-1].where)
+    return Event(f"{_spoken(chain.fusion)} is one kernel", chain.nodes[-1].where)
+
+
+def _spoken(fusion: Fusion) -> str:
+    return " + ".join((fusion.anchor, *fusion.epilogue))
 
 
 def _chains(graph: Graph, fusions: Sequence[Fusion]) -> tuple[list[Chain], list[Event]]:
@@ -65,7 +69,7 @@ def _chains(graph: Graph, fusions: Sequence[Fusion]) -> tuple[list[Chain], list[
                 chains.append(Chain(fusion, nodes, kept))
                 taken.update(nodes)
             elif reason:
-                declined.append(Event(f"{fusion.anchor} + {' + '.join(fusion.epilogue)} declined: {reason}", node.where))
+                declined.append(Event(f"{_spoken(fusion)} declined: {reason}", node.where))
     return chains, [d for d in declined if d.where not in {c.nodes[0].where for c in chains}]
 
 

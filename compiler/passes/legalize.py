@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...ir.diagnostics import CompileError, Where
 from ...ir.graph import Graph, Node, Program, Value
 from ...ir.walk import walk
@@ -31,7 +33,7 @@ def legalize(program: Program, task: Task) -> Rewritten:
     return Rewritten(program, notes)
 
 
-def _legal(graph: Graph, able: Capabilities, bodies: object) -> tuple[Graph, list[Event]]:
+def _legal(graph: Graph, able: Capabilities, bodies: Mapping[str, Graph]) -> tuple[Graph, list[Event]]:
     if all(_takes(node, able) or not _opens(node, able) for node in graph.nodes):
         return graph, []
     events: list[Event] = []
@@ -41,8 +43,9 @@ def _legal(graph: Graph, able: Capabilities, bodies: object) -> tuple[Graph, lis
             b.copy(node)
             continue
         if node.op.name == "fused":
-            new = inline(b, node, bodies[node.attrs["function"]])  # type: ignore[index]
-            events.append(Event(f"{_spoken(node)} is not one kernel of {able.backend}: its ops run one by one", node.where))
+            new = inline(b, node, bodies[node.attrs["function"]])
+            text = f"{_spoken(node)} is not one kernel of {able.backend}: its ops run one by one"
+            events.append(Event(text, node.where))
         else:
             new = decompose(b, node)
             events.append(Event(f"{node.op.name} runs as simpler ops on {able.backend}", node.where))

@@ -88,19 +88,14 @@ def is_causal(mask: Value, queries: Dim, keys: Dim, made_by: Producers) -> bool:
     return query.offset - key.offset + slack == keys - queries
 
 
-def _plain(m: Match) -> bool:
-    return not m.root.attrs["causal"]
-
-
 def _causal(m: Match) -> str | None:
-    if not _plain(m):
-        return "it is causal already"
     holds = is_causal(m.mask, m.q.type.shape[1], m.k.type.shape[1], m.made_by)
     return None if holds else "the mask is not known to be causal"
 
 
 @rule(
-    lambda p, q, k, v, mask, bias, sinks: p.attention(q, k, v, mask, p.maybe(bias), p.maybe(sinks)), when=_causal
+    lambda p, q, k, v, mask, bias, sinks: p.attention(q, k, v, mask, p.maybe(bias), p.maybe(sinks), causal=False),
+    when=_causal,
 )
 def causal_mask(b: Any, m: Match) -> Value:
     """a causal mask is an attribute of attention"""
@@ -109,7 +104,7 @@ def causal_mask(b: Any, m: Match) -> Value:
 
 @rule(
     lambda p, q, k, v, mask, rest, bias, sinks: p.attention(
-        q, k, v, p.and_(mask, rest), p.maybe(bias), p.maybe(sinks)
+        q, k, v, p.and_(mask, rest), p.maybe(bias), p.maybe(sinks), causal=False
     ),
     when=lambda m: _causal(m) or (None if m.rest.type.rank == 4 else "the rest of the mask has another rank"),
 )

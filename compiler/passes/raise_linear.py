@@ -32,19 +32,18 @@ def add_is_bias(b: Any, m: Match) -> Value:
     return b.emit("linear", m.x, m.weight, m.bias)
 
 
-def _rows_come_back(m: Match) -> str | None:
-    x, n = m.x.type, m.weight.type.shape[1]
-    if x.shape[-1:] != m.weight.type.shape[:1]:
-        return f"the reshape cuts rows of {m.x.type} anew"
-    return None if m.root.output.type.shape == (*x.shape[:-1], n) else "the rows do not come back as they were"
+def _keeps_features(m: Match) -> str | None:
+    n = m.weight.type.shape[1]
+    return None if m.root.output.type.shape[-1:] == (n,) else f"the {n} features do not stay one axis"
 
 
 @rule(
-    lambda p, x, weight, bias: p.reshape(p.linear(p.reshape(x), weight, p.maybe(bias))), when=_rows_come_back
+    lambda p, x, weight, bias: p.reshape(p.linear(p.reshape(x), weight, p.maybe(bias))), when=_keeps_features
 )
 def linear_of_rows(b: Any, m: Match) -> Value:
     """a linear on flattened rows works on the rows where they are"""
-    return b.emit("linear", m.x, m.weight, m.bias)
+    rows = b.emit("reshape", m.x, shape=(*m.root.output.type.shape[:-1], m.weight.type.shape[0]))
+    return b.emit("linear", rows, m.weight, m.bias)
 
 
 RULES: tuple[Rule, ...] = (linear_of_rows, add_is_bias, matmul_is_linear)

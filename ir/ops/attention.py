@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from .. import dims
 from ..diagnostics import GraphError
 from ..dims import Dim
+from ..dtypes import i64
 from ..op import Attr, Op, op
-from ..tensor import TensorType, Work
+from ..tensor import TensorType
 from .broadcast import broadcast
+from .checks import BOOL, FLOATS, of_kind, same_dtype
+from .widen import as_type, statistics_dtype
 
 
 @op
@@ -37,20 +42,12 @@ class attention(Op):
         "window": Attr(int, 0),
         "softcap": Attr(float, 0.0),
     }
-    axes = "b s h d!, b t! g d!, b t! g e, b t!, *m, h -> b s h e"
+    axes = "b s (g r) d!, b t! g d!, b t! g e, b t!, *m, (g r) -> b s (g r) e"
     keeps_f32 = True
 
     def infer(self, q: TensorType, k: TensorType, v: TensorType, mask: Any = None, bias: Any = None,
               sinks: Any = None, **attrs: Any) -> TensorType:  # fmt: skip
-        found = f"q {q}, k {k}, v {v}"
-        if not q.rank == k.rank == v.rank == 4:
-            raise GraphError("attention: q, k, v are [batch, length, heads, size]", found=found)
-        (b, s, h, d), (_, t, g, _), e = q.shape, k.shape, v.shape[3]
-        same_dtype("attention", q, k, v)
-        if k.shape != (b, t, g, d) or v.shape[:3] != (b, t, g):
-            raise GraphError("attention: q, k and v do not fit together", found=found)
-        if not (isinstance(h, int) and isinstance(g, int) and h % g == 0):
-            raise GraphError(f"attention: {h} query heads are no multiple of {g}", found=found)
+        b, s, h, t, e = self._sizes(q, k, v)
         if mask is not None:
             of_kind("attention", "mask", mask, BOOL)
             if mask.shape != (b, t):
@@ -62,9 +59,34 @@ class attention(Op):
         return TensorType(q.dtype, (b, s, h, e))
 
     @staticmethod
+    def _sizes(q: TensorType, k: TensorType, v: TensorType) -> tuple[Dim, Dim, int, Dim, Dim]:
+        """Batch, queries, heads, keys and the size of a value. Raises: GraphError where they do not fit together."""
+        found = f"q {q}, k {k}, v {v}"
+        if not q.rank == k.rank == v.rank == 4:
+            raise GraphError("attention: q, k, v are [batch, length, heads, size]", found=found)
+        same_dtype("attention", q, k, v)
+        of_kind("attention", "q", q, FLOATS)
+        (b, s, h, d), (_, t, g, _), e = q.shape, k.shape, v.shape[3]
+        if k.shape != (b, t, g, d) or v.shape[:3] != (b, t, g):
+            raise GraphError("attention: q, k and v do not fit together", found=found)
+        if not (isinstance(h, int) and isinstance(g, int) and g > 0 and h % g == 0):
+            raise GraphError(f"attention: {h} query heads are no multiple of {g}", found=found)
+        return b, s, h, t, e
+
+    @staticmethod
     def _fits(what: str, type: TensorType, scores: tuple[Dim, ...]) -> None:
         if type.rank != 4 or broadcast("attention", type.shape, scores) != scores:
             raise GraphError(f"attention: the {what} does not broadcast to the scores", found=f"{type} to {scores}")
+
+    def axes_for(self, q: TensorType, k: TensorType, v: TensorType, mask: Any = None, bias: Any = None,
+                 sinks: Any = None, **attrs: Any) -> str:  # fmt: skip
+        def scores(type: TensorType | None) -> str:
+            full = ("b", "(g r)", "s", "t!")
+            if type is None or type.rank == 2:
+                return "b t!"
+            return " ".join("1" if d == 1 else n for d, n in zip(type.shape, full, strict=True))
+
+        return f"b s (g r) d!, b t! g d!, b t! g e, {scores(mask)}, {scores(bias)}, (g r) -> b s (g r) e"
 
     def flops(self, out: TensorType, q: TensorType, k: TensorType, v: TensorType, *rest: Any, **attrs: Any) -> Dim:
         pairs = dims.product(q.shape[:3]) * k.shape[1]
@@ -104,6 +126,62 @@ class attention(Op):
             ok = ok & (mask[:, None, None, :] if mask.ndim == 2 else mask)
         return ok
 
+    def decompose(self, b: Any, q: Any, k: Any, v: Any, mask: Any = None, bias: Any = None, sinks: Any = None, *,
+                  scale: float, causal: bool, window: int, softcap: float) -> Any:  # fmt: skip
+        """Two matrix products and a softmax. The query heads that share a key head become rows of one product."""
+        (n, s, h, _), (_, t, g, d), e = q.type.shape, k.type.shape, v.type.shape[3]
+        dtype = statistics_dtype(q.type.dtype)
+        q = b.emit("mul", q, b.constant(scale, q.type.dtype))
+        q = b.emit("reshape", b.emit("transpose", q, perm=(0, 2, 1, 3)), shape=(n, g, h // g * s, d))
+        scores = b.emit("matmul", q, b.emit("transpose", k, perm=(0, 2, 3, 1)))
+        scores = b.emit("reshape", as_type(b, scores, dtype), shape=(n, h, s, t))
+        if softcap > 0:
+            cap = b.constant(softcap, dtype)
+            scores = b.emit("mul", b.emit("tanh", b.emit("div", scores, cap)), cap)
+        if bias is not None:
+            scores = b.emit("add", scores, as_type(b, bias, dtype))
+        ok = _emit_allowed(b, s, t, mask, causal, window)
+        weights = as_type(b, _emit_weights(b, scores, ok, sinks), v.type.dtype)
+        weights = b.emit("reshape", weights, shape=(n, g, h // g * s, t))
+        y = b.emit("matmul", weights, b.emit("transpose", v, perm=(0, 2, 1, 3)))
+        return b.emit("transpose", b.emit("reshape", y, shape=(n, h, s, e)), perm=(0, 2, 1, 3))
+
+
+def _emit_allowed(b: Any, s: Dim, t: Dim, mask: Any, causal: bool, window: int) -> Any:
+    """Where attention may look, as a bool value that broadcasts to [b, h, s, t]; None where it may everywhere."""
+    parts = []
+    if causal or window > 0:
+        rows = b.emit("reshape", b.emit("iota", length=s, start=t - s, dtype=i64), shape=(s, 1))
+        distance = b.emit("sub", rows, b.emit("iota", length=t, dtype=i64))
+        parts += [b.emit("ge", distance, b.constant(0, i64))] if causal else []
+        parts += [b.emit("lt", distance, b.constant(window, i64))] if window > 0 else []
+        parts += [b.emit("gt", distance, b.constant(-window, i64))] if window > 0 and not causal else []
+    if mask is not None:
+        n = mask.type.shape[0]
+        parts.append(mask if mask.type.rank == 4 else b.emit("reshape", mask, shape=(n, 1, 1, t)))
+    return functools.reduce(lambda one, two: b.emit("and", one, two), parts) if parts else None
+
+
+def _emit_weights(b: Any, scores: Any, ok: Any, sinks: Any) -> Any:
+    """The softmax over what is allowed; a row without any is 0, also where a bias of -inf forbids it."""
+    dtype = scores.type.dtype
+    lowest = b.constant(float(ml_dtypes.finfo(dtype.numpy).min), dtype)
+    zero, one = b.constant(0.0, dtype), b.constant(1.0, dtype)
+    if ok is not None:
+        scores = b.emit("where", ok, scores, lowest)
+    top = b.emit("maximum", b.emit("max", scores, axes=(-1,), keepdims=True), lowest)
+    if sinks is not None:
+        sinks = b.emit("reshape", as_type(b, sinks, dtype), shape=(1, sinks.type.shape[0], 1, 1))
+        top = b.emit("maximum", top, sinks)
+    weights = b.emit("exp", b.emit("sub", scores, top))
+    if ok is not None:
+        weights = b.emit("where", ok, weights, zero)
+    total = b.emit("sum", weights, axes=(-1,), keepdims=True)
+    if sinks is not None:
+        total = b.emit("add", total, b.emit("exp", b.emit("sub", sinks, top)))
+    total = b.emit("where", b.emit("eq", total, zero), one, total)
+    return b.emit("div", weights, total)
+
 
 @op
 class rotary(Op):
@@ -117,19 +195,24 @@ class rotary(Op):
 
     inputs = ("x", "cos", "sin")
     attrs = {"interleaved": Attr(bool, False)}
-    axes = "b s h d!, b s d!, b s d! -> b s h d!"
+    axes = "b s h d!, b s r!, b s r! -> b s h d!"
 
     def infer(self, x: TensorType, cos: TensorType, sin: TensorType, *, interleaved: bool) -> TensorType:
+        found = f"x {x}, cos {cos}, sin {sin}"
         ok = x.rank == 4 and cos.rank == 3 and cos.shape == sin.shape and cos.shape[1] == x.shape[1]
         if not ok or cos.shape[0] not in (1, x.shape[0]):
-            raise GraphError("rotary: cos and sin are [batch or 1, length, features]", found=f"{x}, {cos}, {sin}")
+            raise GraphError("rotary: x is [b, s, h, d], cos and sin are [b or 1, s, r]", found=found)
+        r, d = cos.shape[2], x.shape[3]
+        if dims.mod(r, 2) != 0 or dims.at_most(r, d, {}) is False:
+            raise GraphError(f"rotary: turns an even number of features, at most {d}, got {r}", found=found)
         return x
+
+    def axes_for(self, x: TensorType, cos: TensorType, sin: TensorType, *, interleaved: bool) -> str:
+        angles = f"{'1' if cos.shape[0] == 1 else 'b'} s r!"
+        return f"b s h d!, {angles}, {angles} -> b s h d!"
 
     def flops(self, out: TensorType, x: TensorType, cos: TensorType, sin: TensorType, *, interleaved: bool) -> Dim:
         return 3 * dims.product(x.shape[:3]) * cos.shape[-1]
-
-    def work(self, outs: Any, types: Any, attrs: Any) -> Work:
-        return super().work(outs, types, attrs)
 
     def reference(self, x: Any, cos: Any, sin: Any, *, interleaved: bool) -> np.ndarray:
         r = cos.shape[-1]
@@ -141,3 +224,22 @@ class rotary(Op):
             turned[..., : r // 2], turned[..., r // 2 :] = -head[..., r // 2 :], head[..., : r // 2]
         y = head * cos[:, :, None, :] + turned * sin[:, :, None, :]
         return np.concatenate([y, tail], -1)
+
+    def decompose(self, b: Any, x: Any, cos: Any, sin: Any, *, interleaved: bool) -> Any:
+        (n, s, h, d), r, dtype = x.type.shape, cos.type.shape[2], x.type.dtype
+        wide = (cos.type.shape[0], s, 1, r)
+        cos, sin = (b.emit("reshape", as_type(b, y, dtype), shape=wide) for y in (cos, sin))
+
+        def part(start: Dim, stop: Dim, step: int = 1) -> Any:
+            return b.emit("slice", x, axis=3, start=start, stop=stop, step=step)
+
+        head = x if r == d else part(0, r)
+        if interleaved:
+            pair = [b.emit("neg", part(1, r, 2)), part(0, r, 2)]
+            pair = [b.emit("reshape", y, shape=(*y.type.shape, 1)) for y in pair]
+            turned = b.emit("reshape", b.emit("concat", *pair, axis=4), shape=(n, s, h, r))
+        else:
+            half = dims.floordiv(r, 2)
+            turned = b.emit("concat", b.emit("neg", part(half, r)), part(0, half), axis=3)
+        y = b.emit("add", b.emit("mul", head, cos), b.emit("mul", turned, sin))
+        return y if r == d else b.emit("concat", y, part(r, d), axis=3)

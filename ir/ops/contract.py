@@ -14,6 +14,13 @@ from .broadcast import broadcast
 from .checks import same_dtype
 
 
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The product, accumulated in f32 at least: half types would round every sum."""
+    if a.dtype.itemsize < 4:
+        a, b = a.astype(np.float32), b.astype(np.float32)
+    return np.matmul(a, b)
+
+
 @op
 class matmul(Op):
     """Batched matrix product, with numpy's broadcasting of the leading axes.
@@ -41,7 +48,7 @@ class matmul(Op):
         return 2 * a.shape[-1] * out.elements
 
     def reference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.matmul(a, b)
+        return _product(a, b)
 
 
 @op
@@ -70,7 +77,7 @@ class linear(Op):
         return 2 * x.shape[-1] * out.elements + (0 if bias is None else out.elements)
 
     def reference(self, x: np.ndarray, weight: np.ndarray, bias: Any = None) -> np.ndarray:
-        y = np.matmul(x, weight)
+        y = _product(x, weight)
         return y if bias is None else y + bias
 
     def decompose(self, b: Any, x: Any, weight: Any, bias: Any = None) -> Any:

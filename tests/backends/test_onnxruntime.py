@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-
 from tundish.backends import registry
 from tundish.backends.bundle_write import build_files
 from tundish.backends.onnxruntime import runner as ort_runner
@@ -191,7 +190,8 @@ def test_sizes_of_zero_reshape_rightly(tmp_path: Path) -> None:
     b = Builder(Where("m.py", 1))
     past, batch = symbol("past"), symbol("batch")
     x = b.input("x", TensorType(f32, (batch, past, 4, 2)))
-    graph = b.finish([b.emit("reshape", x, shape=(batch, past, 8)), b.emit("reshape", x, shape=(batch * past, 8))], ["y", "z"])
+    shapes = (batch, past, 8), (batch * past, 8)
+    graph = b.finish([b.emit("reshape", x, shape=s) for s in shapes], ["y", "z"])
     program = Program({"main": graph}, ("main",), {}, {"past": Range(0, 9), "batch": Range(1, 4)})
     plan = Plan(program, {"main": (Variant(Guard(), "main"),)}, "onnxruntime", "cpu")
     got = run(plan, {"x": np.zeros((2, 0, 4, 2), np.float32)}, tmp_path)

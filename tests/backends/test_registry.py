@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-
 from tundish.backends import registry
 from tundish.ir.diagnostics import LoadError
 

@@ -1,0 +1,224 @@
+"""Where each value lies in the arena, and how much memory a run takes at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...ir import dims
+from ...ir.diagnostics import CompileError
+from ...ir.dims import Range
+from ...ir.graph import Node, Program, Value
+from ..plan import Note, Plan
+from ..task import Task
+from .registry import decision
+
+ALIGN = 64  # bytes: a cache line, and what vector loads want
+UNBOUNDED = 512  # the size stated for a symbol whose range has no end
+ALIASES = ("reshape", "cache_write")  # their output is their first input's buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A buffer: bytes [offset, offset + size_bytes) of the arena, from step `first` to step `last`, both included."""
+
+    entry: str
+    path: str
+    value: str
+    offset: int
+    size_bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The slots of one entry, with calls expanded. `live_bytes` is the most that is alive at once: a lower bound."""
+
+    bytes: int
+    live_bytes: int
+    slots: tuple[Slot, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{len(self.slots)} buffers in {self.bytes} bytes, {self.live_bytes} of them alive at once"
+
+
+@decision("memory", needs=("legalize", "hoist"))
+def plan_memory(plan: Plan, task: Task) -> Plan:
+    """Offsets at the largest sizes in range. Raises: CompileError with the figure when it does not fit the machine.
+
+    plan.decisions["memory"]: sizes (of the symbols), weights_bytes, inputs_bytes, arena_bytes, peak_bytes (their sum)
+    and arenas by entry.
+    """
+    sizes = largest(plan.program, task.ranges)
+    arenas = {name: arena(plan.program, name, sizes) for name in plan.program.entries}
+    weights = weights_bytes(plan.program)
+    inputs = max(_inputs_bytes(plan.program, name, sizes) for name in arenas)
+    biggest = max(a.bytes for a in arenas.values())
+    peak = weights + inputs + biggest
+    found: dict[str, Any] = {
+        "sizes": sizes, "weights_bytes": weights, "inputs_bytes": inputs, "arena_bytes": biggest, "peak_bytes": peak,
+        "arenas": arenas,
+    }  # fmt: skip
+    at = ", ".join(f"{k} {v}" for k, v in sizes.items()) or "fixed sizes"
+    if not assumed(plan.program, task.ranges):
+        check_fits(peak, task, f"a run at {at}")
+    parts = f"{_mib(weights)} weights, {_mib(inputs)} inputs, {_mib(biggest)} arena"
+    notes = [Note("memory", f"{_mib(peak)} at {at}: {parts}")]
+    for name in assumed(plan.program, task.ranges):
+        notes.append(Note("memory", f"the range of {name} has no end: {sizes[name]} is assumed"))
+    return plan.decide("memory", found, *notes)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+def check_fits(needed_bytes: int, task: Task, what: str) -> None:
+    """Raises: CompileError when the machine has less memory than that."""
+    have = task.machine.memory_bytes
+    if needed_bytes > have:
+        raise CompileError(
+            f"{what} takes {_mib(needed_bytes)}, and {task.machine.name} has {_mib(have)}",
+            hint="make the ranges of --batch and --seq smaller, hold weights in fewer bits, or take a larger machine",
+        )
+
+
+def weights_bytes(program: Program) -> int:
+    """The weights as the program holds them."""
+    return sum(dims.evaluate(w.type.bytes, {}) for w in program.weights.values())
+
+
+def largest(program: Program, ranges: Mapping[str, Range]) -> dict[str, int]:
+    """The top of each symbol's range; where there is none, UNBOUNDED or the range's low end."""
+    found = {}
+    for name, own in program.symbols.items():
+        high = _high(own, ranges.get(name))
+        found[name] = max(own.low, UNBOUNDED) if high is None else high
+    return found
+
+
+def assumed(program: Program, ranges: Mapping[str, Range]) -> list[str]:
+    """The symbols whose range has no end, so that a size had to be assumed."""
+    return [name for name, own in program.symbols.items() if _high(own, ranges.get(name)) is None]
+
+
+def _high(own: Range, asked: Range | None) -> int | None:
+    ends = [r.high for r in (own, asked) if r is not None and r.high is not None]
+    return min(ends, default=None)
+
+
+def _inputs_bytes(program: Program, entry: str, sizes: dims.Bindings) -> int:
+    return sum(dims.evaluate(v.type.bytes, sizes) for v in program.functions[entry].inputs)
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """A buffer while lives are counted; values that alias share one."""
+
+    path: str
+    value: str
+    size_bytes: int
+    first: int
+    last: int
+
+
+class _Lives:
+    """Walks an entry with its calls expanded and notes from when to when each buffer is needed."""
+
+    def __init__(self, program: Program, sizes: dims.Bindings) -> None:
+        self.program, self.sizes = program, sizes
+        self.buffers: list[_Buffer] = []
+        self.step = 0
+
+    def run(self, name: str, given: list[_Buffer | None], path: str) -> list[_Buffer | None]:
+        graph = self.program.functions[name]
+        held: dict[Value, _Buffer | None] = dict(zip(graph.inputs, given, strict=True))
+        for node in graph.nodes:
+            inputs = [None if v is None else held[v] for v in node.inputs]
+            if node.op.name == "call":
+                inner = f"{path}/{node.outputs[0].name}"
+                outputs = self.run(node.attrs["function"], inputs, inner)
+            else:
+                outputs = self._node(node, inputs, path)
+            held.update(zip(node.outputs, outputs, strict=True))
+        return [held[v] for v in graph.outputs]
+
+    def _node(self, node: Node, inputs: list[_Buffer | None], path: str) -> list[_Buffer | None]:
+        self.step += 1
+        for buffer in inputs:
+            if buffer is not None:
+                buffer.last = self.step
+        if node.op.name == "weight":
+            return [None]
+        if node.op.name in ALIASES:
+            return [inputs[0]]
+        made = [_Buffer(path, v.name, self._bytes(v), self.step, self.step) for v in node.outputs]
+        self.buffers += made
+        return list(made)
+
+    def _bytes(self, value: Value) -> int:
+        size = dims.evaluate(value.type.bytes, self.sizes)
+        return -(-size // ALIGN) * ALIGN
+
+
+def arena(program: Program, entry: str, sizes: dims.Bindings) -> Arena:
+    """Lives of all values, and an offset for each: the smallest gap that is large enough, in order of time.
+
+    Weights and the user's inputs lie elsewhere. What an entry gives back lives to the end.
+    """
+    lives = _Lives(program, sizes)
+    outputs = lives.run(entry, [None] * len(program.functions[entry].inputs), "")
+    for buffer in outputs:
+        if buffer is not None:
+            buffer.last = lives.step
+    offsets, total = _place(lives.buffers)
+    slots = tuple(
+        Slot(entry, b.path, b.value, offset, b.size_bytes, b.first, b.last)
+        for b, offset in zip(lives.buffers, offsets, strict=True)
+    )
+    return Arena(total, _most_alive(lives.buffers), slots)
+
+
+def _most_alive(buffers: list[_Buffer]) -> int:
+    change: dict[int, int] = {}
+    for b in buffers:
+        change[b.first] = change.get(b.first, 0) + b.size_bytes
+        change[b.last + 1] = change.get(b.last + 1, 0) - b.size_bytes
+    alive = most = 0
+    for step in sorted(change):
+        alive += change[step]
+        most = max(most, alive)
+    return most
+
+
+def _place(buffers: list[_Buffer]) -> tuple[list[int], int]:
+    """Offsets, and the end of the arena. The buffers come in order of their first step."""
+    offsets: list[int] = []
+    alive: list[tuple[int, int, int]] = []  # (offset, end, last), by offset
+    total = 0
+    for b in buffers:
+        alive = [a for a in alive if a[2] >= b.first]
+        offset = _best_gap(alive, b.size_bytes, total)
+        offsets.append(offset)
+        total = max(total, offset + b.size_bytes)
+        alive.append((offset, offset + b.size_bytes, b.last))
+        alive.sort()
+    return offsets, total
+
+
+def _best_gap(alive: list[tuple[int, int, int]], size: int, total: int) -> int:
+    """The start of the smallest gap that holds `size`; else of the last gap, which may grow."""
+    fits = [(end - start, start) for start, end in _gaps(alive, total) if end - start >= size]
+    return min(fits)[1] if fits else max((a[1] for a in alive), default=0)
+
+
+def _gaps(alive: list[tuple[int, int, int]], total: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    for offset, end, _ in alive:
+        if offset > start:
+            yield start, offset
+        start = max(start, end)
+    if start < total:
+        yield start, total

@@ -1,0 +1,75 @@
+"""The yardstick itself: what counts as equal, what is left out, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tundish.backends.cases import Case, Cases
+from tundish.ir.build import Builder
+from tundish.ir.diagnostics import RunError, Where
+from tundish.ir.dims import Range, symbol
+from tundish.ir.dtypes import boolean, f32
+from tundish.ir.graph import Program
+from tundish.ir.tensor import TensorType
+from tundish.profiler.parity import TOLERANCE, attends, compare, record
+
+
+def attention_program(causal: bool, window: int = 0) -> Program:
+    b, s = symbol("batch"), symbol("seq")
+    to = Builder(Where("model.py", 1))
+    q = to.input("q", TensorType(f32, (b, s, 2, 4)))
+    mask = to.input("attention_mask", TensorType(boolean, (b, s)))
+    y = to.emit("attention", q, q, q, mask, scale=0.5, causal=causal, window=window)
+    return Program({"forward": to.finish([y], ["y"])}, ("forward",), {}, {"batch": Range(), "seq": Range()})
+
+
+def test_positions_that_attend_to_nothing() -> None:
+    left = np.array([[0, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
+    assert attends(attention_program(True), left).tolist() == [
+        [False, False, True, True], [True] * 4, [False] * 4]  # fmt: skip
+    assert attends(attention_program(False), left).tolist() == [[True] * 4, [True] * 4, [False] * 4]
+    assert attends(attention_program(True, window=1), left)[1].tolist() == [True, True, False, False]
+
+
+def cases(array: np.ndarray, rows: dict[str, np.ndarray] | None = None) -> Cases:
+    return Cases("torch", [Case("one", "forward", {"x": np.zeros(1)}, {"y": array}, rows or {})])
+
+
+def test_the_tolerance_is_a_share_of_the_largest_value() -> None:
+    want = np.array([[1.0, 200.0]], np.float32)
+    allowed = TOLERANCE["f32"] * 200
+    assert compare(lambda x: {"y": want + np.float32(0.9 * allowed)}, cases(want), "f32").passed
+    report = compare(lambda x: {"y": want + np.float32(1.2 * allowed)}, cases(want), "f32")
+    assert not report.passed and report.outputs[0].tolerance == pytest.approx(allowed)
+    assert report.outputs[0].max_abs_error == pytest.approx(1.2 * allowed, rel=0.05)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_what_is_not_finite_fails_even_where_rows_are_left_out(odd: float) -> None:
+    answer = np.array([[[1.0], [odd]]], np.float32)
+    kept = cases(np.array([[1.0]], np.float32), {"y": np.array([0])})
+    assert not compare(lambda x: {"y": answer}, kept, "f32").passed
+
+
+def test_a_missing_output_and_a_wrong_shape_are_named() -> None:
+    want = np.zeros((2, 2), np.float32)
+    with pytest.raises(RunError, match="no output 'y'"):
+        compare(lambda x: {"z": want}, cases(want), "f32")
+    with pytest.raises(RunError, match="another shape"):
+        compare(lambda x: {"y": want[:1]}, cases(want), "f32")
+
+
+def test_long_outputs_are_sampled_and_padding_is_left_out() -> None:
+    program = attention_program(True)
+    mask = np.ones((1, 2000), np.int64)
+    mask[:, :500] = 0
+    big = np.random.default_rng(0).standard_normal((1, 2000, 1000)).astype(np.float32)
+    given = {"q": np.zeros((1, 2000, 2, 4), np.float32), "attention_mask": mask}
+    made = record(lambda x: {"y": big}, [("long", given)], program, "torch")
+    case = made.cases[0]
+    assert len(case.rows["y"]) == 48 and case.rows["y"].min() >= 500
+    assert compare(lambda x: {"y": big}, made, "f32").passed
+    spoilt = big.copy()
+    spoilt[0, case.rows["y"][3]] += 1
+    assert not compare(lambda x: {"y": spoilt}, made, "f32").passed
