@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, Union
 from ..compiler.hardware.machine import this_machine
 from ..compiler.plan import Plan
 from ..ir.diagnostics import BuildError
-from ..ir.graph import Program
-from ..ir.weights import Stored, Weight
 from .base import WEIGHTS, Backend, Built
 from .cases import Cases, write_cases
 from .manifest import MANIFEST, SCHEMA, EntryPoint, Manifest, entries_of, list_files
 from .plan_text import plan_text
 from .publish import folder_aside
 from .version import version
-from .weight_out import Progress, used_weights, write_weights
+from .weight_out import Progress, stored_program, stored_weights, write_weights
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -58,16 +56,10 @@ def write_bundle(
 def build_files(plan: Plan, backend: Backend, folder: Path, progress: Progress | None = None) -> Built:
     """Writes the weights and the backend's files under a folder, as a bundle has them."""
     weights = folder / WEIGHTS
-    write_weights(weights, used_weights(plan.program), progress)
+    write_weights(weights, stored_weights(plan.program), progress)
     own = folder / backend.name
     own.mkdir()
     return backend.build(plan, own, weights)
-
-
-def stored_program(program: Program) -> Program:
-    """The program with its weights as references into the bundle's file."""
-    weights = {key: Weight(w.type, Stored(WEIGHTS, key)) for key, w in used_weights(program).items()}
-    return program.replace(weights=weights)
 
 
 def _fill(
@@ -75,7 +67,7 @@ def _fill(
     info: Mapping[str, Any], progress: Progress | None,
 ) -> None:  # fmt: skip
     built = build_files(plan, backend, folder, progress)
-    (folder / PLAN).write_text(plan_text(plan.replace(program=stored_program(plan.program))))
+    (folder / PLAN).write_text(plan_text(plan.replace(program=stored_program(plan.program, WEIGHTS))))
     if cases is not None:
         write_cases(folder, cases)
     for relative, content in extra:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..ir.diagnostics import BuildError
 from ..ir.graph import Program
-from ..ir.weights import SAFETENSORS_NAMES, Weight, materialize
+from ..ir.weights import SAFETENSORS_NAMES, Recipe, Stored, Weight, materialize
 
 _ALIGN = 64
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
@@ -21,6 +21,40 @@ def used_weights(program: Program) -> dict[str, Weight]:
     nodes = (n for g in program.functions.values() for n in g.nodes)
     names = {n.attrs["name"] for n in nodes if n.op.name == "weight"}
     return {name: w for name, w in program.weights.items() if name in names}
+
+
+def derived_weights(program: Program) -> dict[str, str]:
+    """Used weight -> the used weight that it is the transpose of: a tied head is stored once, as the embedding."""
+    used = used_weights(program)
+    names = {w: name for name, w in used.items()}
+    found: dict[str, str] = {}
+    for name, weight in used.items():
+        if isinstance(weight.source, Recipe) and weight.source.op.name == "transpose":
+            (base,) = weight.source.inputs
+            if base in names and names[base] not in found:
+                found[name] = names[base]
+    return found
+
+
+def stored_weights(program: Program) -> dict[str, Weight]:
+    """The weights whose bytes are written."""
+    derived = derived_weights(program)
+    return {name: w for name, w in used_weights(program).items() if name not in derived}
+
+
+def stored_program(program: Program, file: str) -> Program:
+    """The program with its weights as references into one file, and transposes of those."""
+    derived = derived_weights(program)
+    stored = {name: Weight(w.type, Stored(file, name)) for name, w in stored_weights(program).items()}
+
+    def now(name: str, weight: Weight) -> Weight:
+        if name in stored:
+            return stored[name]
+        assert isinstance(weight.source, Recipe)
+        recipe = Recipe(weight.source.op, weight.source.attrs, (stored[derived[name]],))
+        return Weight(weight.type, recipe)
+
+    return program.replace(weights={name: now(name, w) for name, w in used_weights(program).items()})
 
 
 def write_weights(path: Path, weights: Mapping[str, Weight], progress: Progress | None = None) -> None:

@@ -18,7 +18,7 @@ def static_values(program: Program) -> Sets:
     for name in program.entries:
         params[name] = [False] * len(params[name])
     found: Sets = {}
-    for name in reversed(program.functions):
+    for name in reversed(list(program.functions)):
         graph = program.functions[name]
         static = {v for v, known in zip(graph.inputs, params[name], strict=True) if known}
         for node in graph.nodes:

@@ -238,9 +238,9 @@ class Match:
             return self.bound.get(name)
         raise AttributeError(f"the drawing has no hole {name!r}")
 
-    def number(self, value: Value) -> float | None:
+    def number(self, value: Value | None) -> float | None:
         """The number of a scalar constant."""
-        return scalar(value, self.made_by)
+        return None if value is None else scalar(value, self.made_by)
 
 
 When = Callable[[Match], Union[str, None]]

@@ -175,7 +175,7 @@ def call_counts(program: Program) -> dict[str, int]:
     counts = dict.fromkeys(program.functions, 0)
     for name in program.entries:
         counts[name] += 1
-    for name in reversed(program.functions):
+    for name in reversed(list(program.functions)):
         for node in program.functions[name].nodes:
             inner = callee(node)
             if inner is not None:

@@ -7,6 +7,7 @@ symbol is left, so that `Symbol("s") - Symbol("s") == 0` is plain integer equali
 from __future__ import annotations
 
 import ast
+import keyword
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -14,6 +15,8 @@ from typing import Union
 
 Dim = Union[int, "Expr"]
 Bindings = Mapping[str, int]
+Interval = tuple[int | None, int | None]  # None is unbounded
+End = tuple[int, int]  # (-1, 0) and (1, 0) are the infinities, (0, n) is n; they compare in this order
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,14 @@ class Atom:
     def __str__(self) -> str:
         if not self.fn:
             return self.name
-        if self.fn in _INFIX:
-            return f"({self.left}){_INFIX[self.fn]}({self.right})"
+        if self.fn in _INFIX:  # bracketed as a whole: it may stand in a product, or behind a minus
+            return f"({_operand(self.left)}{_INFIX[self.fn]}{_operand(self.right)})"
         return f"{self.fn}({self.left}, {self.right})"
+
+
+def _operand(dim: Dim) -> str:
+    text = str(dim)
+    return text if text.isalnum() else f"({text})"
 
 
 _INFIX = {"floordiv": "//", "mod": "%"}
@@ -110,9 +118,9 @@ class Expr:
 
 
 def symbol(name: str) -> Expr:
-    """The dim that is one named symbol."""
-    if not name.isidentifier():
-        raise ValueError(f"a symbol's name is an identifier, got {name!r}")
+    """The dim that is one named symbol. Raises: ValueError on a name that `parse` would not read as one."""
+    if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name):
+        raise ValueError(f"a symbol's name is a plain identifier, got {name!r}")
     return Expr(((((Atom(name=name), 1),), 1),))
 
 
@@ -191,14 +199,14 @@ def evaluate(dim: Dim, bindings: Bindings) -> int:
     return value
 
 
-def bounds(dim: Dim, ranges: Ranges) -> tuple[int | None, int | None]:
+def bounds(dim: Dim, ranges: Ranges) -> Interval:
     """(lowest, highest) value over the ranges, by interval arithmetic; None is unbounded."""
     if isinstance(dim, int):
         return dim, dim
     low: int | None = 0
     high: int | None = 0
     for mono, coeff in dim.terms:
-        span = (1, 1)
+        span: Interval = (1, 1)
         for atom, power in mono:
             for _ in range(power):
                 span = _interval_product(span, _atom_bounds(atom, ranges))
@@ -222,7 +230,7 @@ def parse(text: str) -> Dim:
     """The inverse of `str`. Raises: ValueError."""
     try:
         return _from_ast(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, RecursionError) as error:
+    except (SyntaxError, RecursionError, MemoryError, ZeroDivisionError) as error:
         raise ValueError(f"not a size: {text!r}") from error
 
 
@@ -305,37 +313,49 @@ def _substitute_atom(atom: Atom, bindings: Mapping[str, Dim]) -> Dim:
     return _FUNCTIONS[atom.fn](left, right)
 
 
-def _interval_product(
-    a: tuple[int | None, int | None], b: tuple[int | None, int | None]
-) -> tuple[int | None, int | None]:
-    if a == (0, 0) or b == (0, 0):
-        return 0, 0
-    if None not in a and None not in b:
-        ends = [x * y for x in a for y in b if x is not None and y is not None]
-        return min(ends), max(ends)
-    if (a[0] or 0) >= 0 and (b[0] or 0) >= 0 and a[0] is not None and b[0] is not None:
-        return a[0] * b[0], None
-    if b[0] == b[1] and b[0] is not None and b[0] < 0 and a[0] is not None:
-        return None, a[0] * b[0]
-    return None, None
+def _interval_product(a: Interval, b: Interval) -> Interval:
+    ends = [_end_product(x, y) for x in _signed(a) for y in _signed(b)]
+    low, high = min(ends), max(ends)
+    return None if low[0] < 0 else low[1], None if high[0] > 0 else high[1]
 
 
-def _atom_bounds(atom: Atom, ranges: Ranges) -> tuple[int | None, int | None]:
+def _signed(span: Interval) -> tuple[End, End]:
+    low, high = span
+    return (-1, 0) if low is None else (0, low), (1, 0) if high is None else (0, high)
+
+
+def _end_product(x: End, y: End) -> End:
+    """0 · infinity is 0 here: the other end of the interval holds the rest."""
+    if x == (0, 0) or y == (0, 0):
+        return (0, 0)
+    if x[0] == 0 and y[0] == 0:
+        return (0, x[1] * y[1])
+    positive = (x > (0, 0)) == (y > (0, 0))
+    return (1, 0) if positive else (-1, 0)
+
+
+def _atom_bounds(atom: Atom, ranges: Ranges) -> Interval:
     if not atom.fn:
         r = ranges.get(atom.name, Range(0))
         return r.low, r.high
     (a, b), (c, d) = bounds(atom.left, ranges), bounds(atom.right, ranges)
     if atom.fn == "min":
-        highs = [x for x in (b, d) if x is not None]
-        return (None if a is None or c is None else min(a, c)), (min(highs) if highs else None)
+        return (None if a is None or c is None else min(a, c)), _least(b, d)
     if atom.fn == "max":
         lows = [x for x in (a, c) if x is not None]
         return (max(lows) if lows else None), (None if b is None or d is None else max(b, d))
-    if atom.fn == "mod":
-        return 0, (None if d is None else d - 1)
-    if a is None or c is None or c < 1 or a < 0:
+    if c is None or c < 1:
         return None, None
-    return (0 if d is None else a // d), (None if b is None else b // c)
+    if atom.fn == "mod":
+        return 0, _least(None if d is None else d - 1, b if a is not None and a >= 0 else None)
+    lows = None if a is None else a // c if a < 0 else 0 if d is None else a // d
+    highs = None if b is None else b // c if b >= 0 else -1 if d is None else b // d
+    return lows, highs
+
+
+def _least(*ends: int | None) -> int | None:
+    """The least of the upper ends that are known."""
+    return min((e for e in ends if e is not None), default=None)
 
 
 _FUNCTIONS = {"floordiv": floordiv, "mod": mod, "min": minimum, "max": maximum}

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from .diagnostics import Where
 from .graph import Node, Program, callee
+from .text_words import read_where, where_text
 
-_WHERE = re.compile(r"(?P<file>.*?)(?::(?P<line>\d+))?(?: (?P<module>\S+))?")
+_INDEX = re.compile(r"\{i(?:\+(\d+))?\}")
 
 
 def walk(program: Program, entry: str | None = None) -> Iterator[tuple[Where, Node]]:
@@ -39,21 +40,18 @@ def resolve(where: Where, call: Node) -> Where:
     The call's `elsewhere` goes before its `index`; a call without an index changes nothing.
     """
     pairs = call.attrs["elsewhere"]
-    told = dict(zip(pairs[::2], pairs[1::2], strict=True)).get(str(where)) if pairs else None
-    if told is not None:
-        return parse_where(told)
-    index = call.attrs["index"]
-    if index < 0:
+    told = dict(zip(pairs[::2], pairs[1::2], strict=True)).get(where_text(where)) if pairs else None
+    return at_index(where, call.attrs["index"]) if told is None else read_where(told)
+
+
+parse_where = read_where  # the inverse of `str(where)` for places without odd characters
+
+
+def at_index(where: Where, index: int) -> Where:
+    """The place with `{i}` as `index` and `{i+n}` as `index + n`; no index (-1) changes nothing."""
+    if index < 0 or "{" not in where.module:
         return where
-    module = where.module.replace("{i}", str(index)).replace("{i+1}", str(index + 1))
-    return where if module == where.module else Where(where.file, where.line, module)
-
-
-def parse_where(text: str) -> Where:
-    """The inverse of `str(where)`, for files whose name holds no space."""
-    match = _WHERE.fullmatch(text)
-    assert match is not None  # the pattern takes any single line
-    return Where(match["file"], int(match["line"] or 0), match["module"] or "")
+    return Where(where.file, where.line, _INDEX.sub(lambda m: str(index + int(m[1] or 0)), where.module))
 
 
 def _walk(program: Program, name: str, calls: tuple[Node, ...]) -> Iterator[tuple[Where, Node]]:

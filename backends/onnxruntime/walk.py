@@ -10,6 +10,8 @@ from ...ir.dtypes import DType, f32
 from ...ir.graph import Graph, Node, Program, Value, callee
 from ...ir.op import Attrs
 from ...ir.walk import resolve
+from ...ir.weights import Recipe
+from ..weight_out import derived_weights
 from .emit import Emit
 from .kernels import NATIVE
 from .lower import DECLINED, Lowering
@@ -26,6 +28,7 @@ class Walk:
             "call": self._call, "fused": self._fused,
         }  # fmt: skip
         self._calls: tuple[Node, ...] = ()
+        self._derived = derived_weights(program)
 
     def graph(self, graph: Graph, args: Sequence[str]) -> list[str]:
         """Emits a graph on these inputs; gives the names of its outputs."""
@@ -50,9 +53,17 @@ class Walk:
 
     def _weight(self, node: Node) -> list[str]:
         name = node.attrs["name"]
+        base = self._derived.get(name)
+        if base is None:
+            return [self._initializer(name)]
+        source = self.program.weights[name].source
+        assert isinstance(source, Recipe)  # a transpose, which ONNX Runtime does once, when it opens the model
+        return [self.to.transpose(self._initializer(base), *source.attrs["perm"])]
+
+    def _initializer(self, name: str) -> str:
         if name not in self.to.weights:
-            self.to.weights[name] = self.to.take(name)
-        return [self.to.weights[name]]
+            self.to.weights[name] = self.to.fresh(name)
+        return self.to.weights[name]
 
     def _constant(self, node: Node) -> list[str]:
         return [self.to.scalar(node.attrs["value"], node.attrs["dtype"])]

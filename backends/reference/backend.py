@@ -14,11 +14,10 @@ from ...compiler.plan import Guard, Plan, Variant
 from ...ir import ops  # noqa: F401  (fills OPS)
 from ...ir.dtypes import DTYPES
 from ...ir.evaluate import Evaluator
-from ...ir.graph import Program
 from ...ir.op import OPS
-from ...ir.weights import Stored, Weight
 from ..base import Built, Runner
 from ..signature import choose, known_entry, signatures
+from ..weight_out import stored_program
 
 FILE = "program.txt"
 
@@ -38,7 +37,7 @@ class Reference:
         """Writes the program's text, its weights referring to the weights file."""
         from ...ir.text import to_text
 
-        (out / FILE).write_text(to_text(stored(plan.program, weights.name)))
+        (out / FILE).write_text(to_text(stored_program(plan.program, weights.name)))
         entries = {
             entry: [{"guard": [v.guard.symbol, v.guard.op, v.guard.value], "function": v.function} for v in variants]
             for entry, variants in plan.entries.items()
@@ -48,12 +47,6 @@ class Reference:
     def open(self, built: Built, *, threads: int | None = None) -> Runner:
         """Opens it; numpy decides about threads itself."""
         return ReferenceRunner(built)
-
-
-def stored(program: Program, file: str) -> Program:
-    """The program with all its weights as references into one file."""
-    weights = {name: Weight(w.type, Stored(file, name)) for name, w in program.weights.items()}
-    return program.replace(weights=weights)
 
 
 class ReferenceRunner:

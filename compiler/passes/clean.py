@@ -130,7 +130,7 @@ def _trim_outputs(program: Program) -> dict[str, Graph]:
     kept: dict[str, list[int]] = {}
     functions: dict[str, Graph] = {}
     called = set(program.entries)
-    for name in reversed(program.functions):
+    for name in reversed(list(program.functions)):
         if name not in called:
             continue
         graph = program.functions[name]
@@ -176,8 +176,8 @@ def _trim_inputs(functions: dict[str, Graph], entries: tuple[str, ...]) -> dict[
         for node in graph.nodes:
             inner = callee(node)
             if inner is not None and len(kept[inner]) < len(node.inputs):
-                inputs = tuple(node.inputs[i] for i in kept[inner])
-                node = Node(node.op, inputs, node.attrs, node.outputs, node.where)
+                args = tuple(node.inputs[i] for i in kept[inner])
+                node = Node(node.op, args, node.attrs, node.outputs, node.where)
             nodes.append(node)
         graph = drop_dead(Graph(graph.inputs, tuple(nodes), graph.outputs, graph.output_names))
         used = {v for node in graph.nodes for v in node.inputs} | set(graph.outputs)

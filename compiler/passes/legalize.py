@@ -8,6 +8,7 @@ from ...ir.diagnostics import CompileError, Where
 from ...ir.graph import Graph, Node, Program, Value
 from ...ir.walk import walk
 from ..capabilities import Capabilities
+from ..plan import Note
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, inline, rewrite_graphs
 from ..task import Task
 from .registry import rewrite
@@ -21,7 +22,7 @@ def legalize(program: Program, task: Task) -> Rewritten:
     """Decomposes what the backend takes in parts. Raises: CompileError naming every op that is left."""
     able = task.capabilities
     bodies = program.functions
-    notes = ()
+    notes: tuple[Note, ...] = ()
     for _ in range(DEEPEST):
         done = rewrite_graphs(program, "legalize", lambda graph: _legal(graph, able, bodies))
         program, notes = done.program, (*notes, *done.notes)

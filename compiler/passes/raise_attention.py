@@ -11,6 +11,7 @@ from ...ir.ops.broadcast import broadcast
 from ..pattern import Match, Rule, rule
 from ..rewriting import Rewritten, as_rank, pad_rank, rewrite_by_rules
 from ..task import Task
+from .clean_moves import drop_transpose, merge_reshapes, merge_transposes
 from .raise_attention_mask import MASK_RULES
 from .registry import rewrite
 
@@ -196,10 +197,12 @@ def scaled_key(b: Any, m: Match) -> Value:
     return b.emit("attention", m.q, _moved(m, b, m.x), m.v, m.mask, m.bias, m.sinks, **attrs)
 
 
-RULES: tuple[Rule, ...] = (attention, shared_heads, *MASK_RULES, scaled_query, scaled_key)
+# The moves between what is drawn and the attention must be merged before the next rule can see through them.
+MERGED = (merge_transposes, drop_transpose, merge_reshapes)
+RULES: tuple[Rule, ...] = (attention, shared_heads, *MASK_RULES, scaled_query, scaled_key, *MERGED)
 
 
 @rewrite("raise_attention", optimizes=True)
 def raise_attention(program: Program, task: Task) -> Rewritten:
     """Any order of scale, cap, bias and mask. A row that may see nothing gives 0 where -inf gave NaN."""
-    return rewrite_by_rules(program, "raise_attention", RULES)
+    return rewrite_by_rules(program, "raise_attention", RULES, quiet=[r.name for r in MERGED])

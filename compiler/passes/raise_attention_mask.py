@@ -134,6 +134,7 @@ def _either_way(p: Any, allowed: Any, blocked: Any, number: Any) -> Any:
 def boolean_bias(b: Any, m: Match) -> Value:
     """a bias of 0 and -inf is a mask"""
     bias = m.root.inputs[4]
+    assert bias is not None
     mask = m.allowed if m.allowed is not None else b.emit("not", m.blocked)
     mask = b.emit("reshape", b.emit("expand", mask, shape=_before(m)), shape=bias.type.shape)
     if m.mask is not None:

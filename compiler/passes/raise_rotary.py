@@ -37,7 +37,7 @@ def _half(m: Match) -> Dim:
 
 
 def _angles(m: Match, heads: int) -> tuple[Dim, ...] | None:
-    """The shape [batch or 1, length, features] of cos and sin if x has its heads on that axis; None if they do not fit."""
+    """The shape [batch or 1, length, features] of cos and sin if x has its heads on that axis; None: they do not."""
     x, length = m.x.type.shape, 3 - heads
     shape = pad_rank(m.cos.type.shape, 4)
     fits = shape[heads] == 1 and shape[length] == x[length] and shape[0] in (1, x[0]) and shape[3] == x[3]

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from ..build import Builder
+from ..canonical import canonical
 from ..diagnostics import CaptureError, GraphError, Where
 from ..dims import Dim, Expr, Range
 from ..dtypes import DTYPES, DType, from_numpy
@@ -115,7 +116,7 @@ class Translator:
         self.builder.nodes = heads + [n for n in self.builder.nodes if n.op.name != "weight"]
         graph = self.builder.finish(outputs, self.exported.outputs)
         symbols = {n: _meet(r, ranges.get(n)) for n, r in self.exported.ranges.items()}
-        return Program({"forward": graph}, ("forward",), self.weights, symbols)
+        return canonical(Program({"forward": graph}, ("forward",), self.weights, symbols))
 
     def _placeholder(self, node: Any) -> None:
         """User inputs become graph inputs; parameters wait until something reads them."""

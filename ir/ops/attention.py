@@ -42,7 +42,7 @@ class attention(Op):
         "window": Attr(int, 0),
         "softcap": Attr(float, 0.0),
     }
-    axes = "b s (g r) d!, b t! g d!, b t! g e, b t!, *m, (g r) -> b s (g r) e"
+    axes = "b s! (g r) d!, b t! g d!, b t! g e, b t!, *m, (g r) -> b s! (g r) e"
     keeps_f32 = True
 
     def infer(self, q: TensorType, k: TensorType, v: TensorType, mask: Any = None, bias: Any = None,
@@ -80,13 +80,16 @@ class attention(Op):
 
     def axes_for(self, q: TensorType, k: TensorType, v: TensorType, mask: Any = None, bias: Any = None,
                  sinks: Any = None, **attrs: Any) -> str:  # fmt: skip
+        """Queries may be split where their positions do not matter."""
+        s = "s!" if attrs["causal"] or attrs["window"] else "s"
+
         def scores(type: TensorType | None) -> str:
-            full = ("b", "(g r)", "s", "t!")
+            full = ("b", "(g r)", s, "t!")
             if type is None or type.rank == 2:
                 return "b t!"
             return " ".join("1" if d == 1 else n for d, n in zip(type.shape, full, strict=True))
 
-        return f"b s (g r) d!, b t! g d!, b t! g e, {scores(mask)}, {scores(bias)}, (g r) -> b s (g r) e"
+        return f"b {s} (g r) d!, b t! g d!, b t! g e, {scores(mask)}, {scores(bias)}, (g r) -> b {s} (g r) e"
 
     def flops(self, out: TensorType, q: TensorType, k: TensorType, v: TensorType, *rest: Any, **attrs: Any) -> Dim:
         pairs = dims.product(q.shape[:3]) * k.shape[1]

@@ -270,7 +270,7 @@ class round_(Unary):
 
 @op
 class sign(Unary):
-    """-1, 0 or 1; nan of nan. A compare: no FLOPs."""
+    """-1, 0 or 1; of nan it is not defined. A compare: no FLOPs."""
 
     takes = NUMBERS
     cost = 0

@@ -35,7 +35,7 @@ class rms_norm(Op):
 
     inputs = ("x", "weight")
     attrs = {"eps": float}
-    axes = "*r d, d -> *r d"
+    axes = "*r d!, d! -> *r d!"
     keeps_f32 = True
 
     def infer(self, x: TensorType, weight: TensorType, *, eps: float) -> TensorType:
@@ -69,7 +69,7 @@ class layer_norm(Op):
 
     inputs = ("x", "weight", "bias?")
     attrs = {"eps": float}
-    axes = "*r d, d, d -> *r d"
+    axes = "*r d!, d!, d! -> *r d!"
     keeps_f32 = True
 
     def infer(

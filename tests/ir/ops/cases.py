@@ -200,7 +200,7 @@ def _layers() -> list[Case]:
 
 def attention_cases() -> list[Case]:
     """Every option of attention, alone and together, on grouped heads."""
-    q, k, v = "f32[b, s, 6, 4]", "f32[b, t, 3, 4]", "f32[b, t, 3, 5]"
+    q, k, v = "f32[b, s, 6, 4]", "f32[b, t, 2, 4]", "f32[b, t, 2, 5]"
     options: list[tuple[tuple[str | None, ...], dict[str, Any]]] = [
         ((), {}),
         ((), {"causal": True}),
@@ -217,6 +217,8 @@ def attention_cases() -> list[Case]:
     ]
     cases = [Case("attention", (q, k, v, *more), {"scale": 0.5, **attrs}) for more, attrs in options]
     same, one = "f32[b, s, 2, 4]", "f32[b, t, 1, 4]"
+    q, k = "f32[b, s, 8, 4]", "f32[b, t, 4, 4]"
+    cases.append(Case("attention", (q, k, k, "bool[b, 1, s, t]", "f32[1, 8, 1, t]", "f32[8]"), {"scale": 0.5}))
     return [*cases, Case("attention", (same, same, same), {"scale": 0.5, "causal": True}),
             Case("attention", (same, one, one), {"scale": 0.3})]  # fmt: skip
 

@@ -75,17 +75,30 @@ def pieces(
     groups = named_axes(case)
     count = sum(t is not None for t in case.types)
     ins, outs = [n for _, n in groups[:count]], [n for _, n in groups[count:]]
-    letters = {w[0] for n in ins for w in n if len(w) == 1} & {w[0] for n in outs for w in n if len(w) == 1}
+    letters = {w[0] for n in ins for w in n} & {w[0] for n in outs for w in n}
     for letter in sorted(letters - {"1"}):
-        if letter.endswith("!") or any(len(w) > 1 and letter in w for n in (*ins, *outs) for w in n):
+        if letter.endswith("!") or any(letter in w[1:] for n in (*ins, *outs) for w in n):
+            continue
+        if not _halvable(letter, [a for a in arrays if a is not None], ins):
             continue
         given = iter(ins)
         halves: list[list[np.ndarray | None]] = [[], []]
         for array in arrays:
             names = None if array is None else next(given)
-            at = None if names is None or (letter,) not in names else names.index((letter,))
+            at = None if names is None else _place(letter, names)
             cut = [array, array] if array is None or at is None else np.array_split(array, 2, at)
             halves[0].append(cut[0])
             halves[1].append(cut[1])
-        if all((letter,) in n for n in outs):
-            yield halves, [n.index((letter,)) for n in outs]
+        places = [_place(letter, n) for n in outs]
+        if None not in places:
+            yield halves, [p for p in places if p is not None]
+
+
+def _halvable(letter: str, arrays: list[np.ndarray], names: list[Names]) -> bool:
+    places = [(a, _place(letter, n)) for a, n in zip(arrays, names, strict=True)]
+    return all(a.shape[at] % 2 == 0 for a, at in places if at is not None)
+
+
+def _place(letter: str, names: Names) -> int | None:
+    """The axis whose outermost letter it is."""
+    return next((i for i, w in enumerate(names) if w[0] == letter), None)

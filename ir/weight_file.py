@@ -1,0 +1,102 @@
+"""Writing safetensors files one tensor at a time: aligned, hashed, in the same bytes every time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .diagnostics import BuildError
+from .tensor import TensorType
+from .weights import SAFETENSORS_NAMES, Stored
+
+ALIGN_BYTES = 64
+Item = tuple[str, TensorType, Callable[[], np.ndarray]]
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_weights(path: Path, items: Iterable[Item]) -> dict[str, Stored]:
+    """Writes (name, type, function that gives the array) and tells where each stands, with its sha256.
+
+    Only one array is asked for at a time. Tensors of whole 64-byte blocks come first, the others in falling alignment
+    of their size: the format allows no gaps, and so the former begin at multiples of 64 bytes and every tensor at a
+    multiple of its element. The file appears whole or not at all. The names of `Stored` are relative: `path.name`.
+
+    Raises: BuildError on a type that safetensors has no name for, or a disk that is full.
+    Source: the format's description, https://github.com/huggingface/safetensors#format.
+    """
+    ordered = sorted(items, key=lambda item: -_alignment(_size_bytes(item[1])))
+    header = _header(ordered)
+    stored: dict[str, Stored] = {}
+    with writing(path.name), _replacing(path) as aside, aside.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for name, type, make in ordered:
+            data = _bytes(name, type, make())
+            file.write(data)
+            stored[name] = Stored(path.name, name, hashlib.sha256(data).hexdigest())
+        file.flush()
+        os.fsync(file.fileno())
+    return stored
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turns an OSError inside into a BuildError about `what`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in _FULL
+        problem = "the disk is full" if full else str(error.strerror or error)
+        hint = "free some space, or write to another disk" if full else ""
+        raise BuildError(f"cannot write {what}: {problem}", hint=hint) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A sibling to write into, renamed to `path` when the block ends well."""
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _header(items: Iterable[Item]) -> bytes:
+    entries: dict[str, object] = {}
+    offset = 0
+    for name, type, _ in items:
+        kind = SAFETENSORS_NAMES.get(type.dtype.name)
+        if kind is None:
+            raise BuildError(f"weight {name!r}: {type.dtype} cannot be stored", hint="pack it to u8 first")
+        if name in entries or name == "__metadata__":
+            raise BuildError(f"two tensors cannot both be named {name!r}")
+        end = offset + _size_bytes(type)
+        entries[name] = {"dtype": kind, "shape": list(type.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    return text + b" " * (-(8 + len(text)) % ALIGN_BYTES)
+
+
+def _size_bytes(type: TensorType) -> int:
+    size = type.bytes
+    if not isinstance(size, int):
+        raise BuildError(f"a weight has numbers for sizes, found {type}")
+    return size
+
+
+def _alignment(size: int) -> int:
+    """The largest power of two that divides the size, up to 64."""
+    return ALIGN_BYTES if size % ALIGN_BYTES == 0 else size & -size
+
+
+def _bytes(name: str, type: TensorType, array: np.ndarray) -> memoryview:
+    if array.dtype != type.dtype.numpy or array.shape != type.shape:
+        raise BuildError(f"weight {name!r} is {type}", found=f"{array.dtype}{list(array.shape)}")
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
