@@ -67,7 +67,7 @@ def compile(
         on_pass=lambda name, i, n: progress(f"pass {name}", 0.4 + 0.15 * i / n),
     )
     progress("asking the original model", 0.55)
-    cases = record(work.call, work.cases(), work.program, work.origin)
+    cases = record(work.call, work.cases(), work.program, work.origin, work.exact)
     progress("writing the bundle", 0.8)
     folder, finalize = (Path(output), None) if output is not None else _temporary(work.name)
     bundle = write_bundle(
@@ -133,7 +133,7 @@ def verify(
     cases = opened.cases()
     if against is not None:
         work = _Work(against, None, None, None, None, silent)
-        cases = parity.record(work.call, [(c.name, c.inputs) for c in cases.cases], work.program, work.origin)
+        cases = parity.record(work.call, [(c.name, c.inputs) for c in cases.cases], work.program, work.origin, work.exact)
     if not cases.cases:
         raise LoadError(
             "the bundle holds no answers of an original model to verify by",
@@ -387,6 +387,11 @@ class _Work:
         from .ir.evaluate import evaluate
 
         return evaluate(self.program, inputs)
+
+    @property
+    def exact(self) -> Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None:
+        """The original in double precision, or None where there is no original."""
+        return None if self.source is None else self.source.float64().call
 
     def cases(self) -> list[tuple[str, dict[str, np.ndarray]]]:
         """Seeded inputs within the compiled sizes; a saved graph has no original to ask."""

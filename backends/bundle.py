@@ -25,10 +25,25 @@ if TYPE_CHECKING:
 class Bundle:
     """An opened bundle. Its backend's library is loaded when it first runs."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: Manifest, threads: int | None = None) -> None:
+        self.path, self.manifest, self._threads = path, manifest, threads
         self.entries: dict[str, Signature] = {name: e.signature for name, e in manifest.entries.items()}
         self._runners: dict[int | None, Runner] = {}
+
+    @property
+    def target(self) -> str:
+        """The target it was compiled for."""
+        return self.manifest.target
+
+    @property
+    def plan_backend(self) -> str:
+        """The backend that its plan was made for."""
+        return self.manifest.backend
+
+    @property
+    def weights(self) -> Path:
+        """The safetensors file with its weights."""
+        return self.path / WEIGHTS
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -57,16 +72,17 @@ class Bundle:
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Runs an entry once, the first by default.
 
-        outputs: the names of those wanted. threads: one per core by default; fixed when first run with.
+        outputs: the names of those wanted. threads: as given when it was opened, else one per core.
         Raises: RunError on inputs that do not fit; LoadError where the backend cannot be opened.
         """
         return self.runner(threads).run(entry or next(iter(self.entries)), inputs, outputs)
 
     def runner(self, threads: int | None = None) -> Runner:
         """The backend's runner with so many threads, opened once."""
+        threads = threads or self._threads
         if threads not in self._runners:
             m = self.manifest
-            built = Built(self.path / m.backend, self.path / WEIGHTS, self.entries, m.options)
+            built = Built(self.path / m.backend, self.weights, self.entries, m.options)
             self._runners[threads] = registry.get(m.backend).open(built, threads=threads)
         return self._runners[threads]
 
@@ -87,7 +103,7 @@ class Bundle:
         return f"<Bundle {m.name}: {m.backend} for {m.target}, entries {', '.join(m.entries)}>"
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path, *, threads: int | None = None) -> Bundle:
     """Opens a bundle after checking it: schema, CPU features, then the size and hash of every file.
 
     No library but numpy is loaded before all checks passed.
@@ -104,7 +120,7 @@ def open_bundle(path: str | Path) -> Bundle:
             hint="compile it again on, or for, this machine",
         )
     check_files(path, manifest.files)
-    return Bundle(path, manifest)
+    return Bundle(path, manifest, threads)
 
 
 __all__ = ["Bundle", "open_bundle", "write_bundle"]

@@ -16,7 +16,7 @@ from .manifest import MANIFEST, SCHEMA, EntryPoint, Manifest, entries_of, list_f
 from .plan_text import plan_text
 from .publish import folder_aside
 from .version import version
-from .weight_out import Progress, stored_program, stored_weights, write_weights
+from .weight_out import Progress, stored_program, stored_weights, write
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -56,7 +56,7 @@ def write_bundle(
 def build_files(plan: Plan, backend: Backend, folder: Path, progress: Progress | None = None) -> Built:
     """Writes the weights and the backend's files under a folder, as a bundle has them."""
     weights = folder / WEIGHTS
-    write_weights(weights, stored_weights(plan.program), progress)
+    write(weights, stored_weights(plan.program), progress)
     own = folder / backend.name
     own.mkdir()
     return backend.build(plan, own, weights)
@@ -67,7 +67,7 @@ def _fill(
     info: Mapping[str, Any], progress: Progress | None,
 ) -> None:  # fmt: skip
     built = build_files(plan, backend, folder, progress)
-    (folder / PLAN).write_text(plan_text(plan.replace(program=stored_program(plan.program, WEIGHTS))))
+    (folder / PLAN).write_text(plan_text(plan.replace(program=stored_program(plan.program))))
     if cases is not None:
         write_cases(folder, cases)
     for relative, content in extra:

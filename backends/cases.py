@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from ..ir.diagnostics import LoadError
 from ..ir.dtypes import from_numpy
 from ..ir.tensor import TensorType
-from ..ir.weights import Held, Weight, open_safetensors
-from .weight_out import write_weights
+from ..ir.weight_file import Item, write_weights
+from ..ir.weights import open_safetensors
 
 ARRAYS, INDEX = "cases.safetensors", "cases.json"
 
@@ -24,6 +25,7 @@ class Case:
 
     rows: for an output with the leading axes of the inputs (batch, seq), which of its batch·seq rows are kept, i64;
     the stored output then is [len(rows), ...].
+    noise: how far the original's own rounding takes an output from the same model in f64, the largest difference.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Case:
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +46,18 @@ class Cases:
 
 def write_cases(folder: Path, cases: Cases) -> None:
     """Writes both files. Raises: OSError."""
-    arrays: dict[str, Weight] = {}
+    items: list[Item] = []
     index = []
     for i, case in enumerate(cases.cases):
         for side, values in (("in", case.inputs), ("out", case.outputs), ("rows", case.rows)):
             for name, array in values.items():
-                array = np.asarray(array, order="C")
-                arrays[f"{i}/{side}/{name}"] = Weight(TensorType(from_numpy(array.dtype), array.shape), Held(array))
+                type = TensorType(from_numpy(array.dtype), array.shape)
+                items.append((f"{i}/{side}/{name}", type, partial(np.asarray, array)))
         index.append(
             {"name": case.name, "entry": case.entry, "inputs": list(case.inputs), "outputs": list(case.outputs),
-             "rows": list(case.rows)}
+             "rows": list(case.rows), "noise": dict(case.noise)}
         )
-    write_weights(folder / ARRAYS, arrays)
+    write_weights(folder / ARRAYS, items)
     text = json.dumps({"origin": cases.origin, "cases": index}, indent=1, sort_keys=True)
     (folder / INDEX).write_text(text + "\n")
 
@@ -72,6 +75,7 @@ def read_cases(folder: Path) -> Cases:
                 {n: arrays[f"{i}/in/{n}"] for n in c["inputs"]},
                 {n: arrays[f"{i}/out/{n}"] for n in c["outputs"]},
                 {n: arrays[f"{i}/rows/{n}"] for n in c["rows"]},
+                c["noise"],
             )
             for i, c in enumerate(index["cases"])
         )  # fmt: skip

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..ir.diagnostics import BuildError
-from .files import sync_tree, writing
+from ..ir.weight_file import writing
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -38,7 +38,7 @@ def folder_aside(out: Path, marker: str) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with writing(out.name):
             yield aside
-            sync_tree(aside)
+            _sync_tree(aside)
             _swap(aside, out)
             _sync_folder(out.parent)
     finally:
@@ -106,6 +106,17 @@ def _exchange(left: Path, right: Path) -> bool:
     if code in (errno.EINVAL, errno.ENOSYS, errno.EPERM):
         return False
     raise OSError(code, os.strerror(code))
+
+
+def _sync_tree(folder: Path) -> None:
+    """Forces every file and folder below to the disk."""
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in (*names, "."):
+            handle = os.open(os.path.join(root, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,18 +1,17 @@
-"""Writes the final weights of a program into one safetensors file, one weight in memory at a time."""
+"""Which weights of a program are written, and writing them: one in memory at a time."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ..ir.diagnostics import BuildError
 from ..ir.graph import Program
-from ..ir.weights import SAFETENSORS_NAMES, Recipe, Stored, Weight, materialize
+from ..ir.weight_file import Item, write_weights
+from ..ir.weights import Recipe, Stored, Weight, materialize
+from .base import WEIGHTS
 
-_ALIGN = 64
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
 
 
@@ -24,28 +23,46 @@ def used_weights(program: Program) -> dict[str, Weight]:
 
 
 def derived_weights(program: Program) -> dict[str, str]:
-    """Used weight -> the used weight that it is the transpose of: a tied head is stored once, as the embedding."""
+    """Used weight -> the stored weight that it is the transpose of: a tied head is stored once, as the embedding.
+
+    The other one must be used as it is, or be known to lie in a bundle's file already.
+    """
     used = used_weights(program)
-    names = {w: name for name, w in used.items()}
+    names: dict[object, str] = {}
+    for name, weight in (*used.items(), *program.weights.items()):
+        names.setdefault(_identity(weight), name)
     found: dict[str, str] = {}
     for name, weight in used.items():
-        if isinstance(weight.source, Recipe) and weight.source.op.name == "transpose":
-            (base,) = weight.source.inputs
-            if base in names and names[base] not in found:
-                found[name] = names[base]
+        base = _transposed(weight)
+        if base is None or _transposed(base) is not None or _identity(base) not in names:
+            continue
+        kept = names[_identity(base)]
+        if kept in used or (isinstance(base.source, Stored) and base.source.file == WEIGHTS):
+            found[name] = kept
     return found
+
+
+def _identity(weight: Weight) -> object:
+    return weight.source if isinstance(weight.source, Stored) else weight
+
+
+def _transposed(weight: Weight) -> Weight | None:
+    """What a weight is the transpose of."""
+    source = weight.source
+    return source.inputs[0] if isinstance(source, Recipe) and source.op.name == "transpose" else None
 
 
 def stored_weights(program: Program) -> dict[str, Weight]:
     """The weights whose bytes are written."""
     derived = derived_weights(program)
-    return {name: w for name, w in used_weights(program).items() if name not in derived}
+    names = (used_weights(program).keys() - derived.keys()) | set(derived.values())
+    return {name: w for name, w in program.weights.items() if name in names}
 
 
-def stored_program(program: Program, file: str) -> Program:
-    """The program with its weights as references into one file, and transposes of those."""
+def stored_program(program: Program) -> Program:
+    """The program with its weights as references into the bundle's file, and transposes of those."""
     derived = derived_weights(program)
-    stored = {name: Weight(w.type, Stored(file, name)) for name, w in stored_weights(program).items()}
+    stored = {name: Weight(w.type, Stored(WEIGHTS, name)) for name, w in stored_weights(program).items()}
 
     def now(name: str, weight: Weight) -> Weight:
         if name in stored:
@@ -54,34 +71,26 @@ def stored_program(program: Program, file: str) -> Program:
         recipe = Recipe(weight.source.op, weight.source.attrs, (stored[derived[name]],))
         return Weight(weight.type, recipe)
 
-    return program.replace(weights={name: now(name, w) for name, w in used_weights(program).items()})
+    kept = {name: w for name, w in program.weights.items() if name in stored or name in derived}
+    return program.replace(weights={name: now(name, w) for name, w in kept.items()})
 
 
-def write_weights(path: Path, weights: Mapping[str, Weight], progress: Progress | None = None) -> None:
-    """Streams the weights in order; recipes are computed one at a time.
+def write(path: Path, weights: Mapping[str, Weight], progress: Progress | None = None) -> None:
+    """Streams the weights into a safetensors file; recipes are computed one at a time.
 
-    Raises: BuildError on a type that safetensors has no name for; LoadError where bytes are missing.
-    Source: the format's description, https://github.com/huggingface/safetensors#format.
+    Raises: BuildError on a type that safetensors has no name for, or a full disk; LoadError where bytes are missing.
     """
-    header: dict[str, object] = {}
-    offset = 0
-    for name, weight in weights.items():
-        kind = SAFETENSORS_NAMES.get(weight.type.dtype.name)
-        if kind is None:
-            raise BuildError(f"weight {name!r}: {weight.type.dtype} cannot be stored", hint="pack it to u8 first")
-        size = int(str(weight.type.bytes))
-        header[name] = {"dtype": kind, "shape": list(weight.type.shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGN)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        done = 0
-        for name, weight in weights.items():
-            array = np.asarray(materialize(weight), order="C")
-            if array.nbytes != int(str(weight.type.bytes)):
-                raise AssertionError(f"{name}: {array.dtype}{array.shape} is not {weight.type}")
-            file.write(array.reshape(-1).view(np.uint8).data)
-            done += array.nbytes
+    total = sum(int(str(w.type.bytes)) for w in weights.values())
+    done = 0
+
+    def item(name: str, weight: Weight) -> Item:
+        def make() -> np.ndarray:
+            nonlocal done
+            done += int(str(weight.type.bytes))
             if progress:
-                progress("weights", done, offset)
+                progress("weights", done, total)
+            return materialize(weight)
+
+        return name, weight.type, make
+
+    write_weights(path, [item(name, weight) for name, weight in weights.items()])

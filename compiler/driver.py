@@ -60,7 +60,7 @@ def compile_program(
     Raises: CompileError where the program cannot be compiled for this task; VerifyError on one that is no program.
     """
     _check_names(passes, (*print_after, *([stop_after] if stop_after else ())))
-    check_fits(weights_bytes(program), task, "the model's weights")
+    check_fits(weights_bytes(program), task, "the weights alone take")
     _verify(program)
     plan = _plan(program, task)
     names = [p.name for p in passes]

@@ -58,8 +58,12 @@ class Atom:
 
 
 def _operand(dim: Dim) -> str:
-    text = str(dim)
-    return text if text.isalnum() else f"({text})"
+    if isinstance(dim, int):
+        bare = dim >= 0
+    else:
+        ((mono, coeff), *more) = dim.terms
+        bare = not more and coeff == 1 and len(mono) == 1 and mono[0][1] == 1
+    return str(dim) if bare else f"({dim})"
 
 
 _INFIX = {"floordiv": "//", "mod": "%"}
@@ -342,15 +346,15 @@ def _atom_bounds(atom: Atom, ranges: Ranges) -> Interval:
     if atom.fn == "min":
         return (None if a is None or c is None else min(a, c)), _least(b, d)
     if atom.fn == "max":
-        lows = [x for x in (a, c) if x is not None]
-        return (max(lows) if lows else None), (None if b is None or d is None else max(b, d))
+        low = max((x for x in (a, c) if x is not None), default=None)
+        return low, (None if b is None or d is None else max(b, d))
     if c is None or c < 1:
         return None, None
     if atom.fn == "mod":
         return 0, _least(None if d is None else d - 1, b if a is not None and a >= 0 else None)
-    lows = None if a is None else a // c if a < 0 else 0 if d is None else a // d
-    highs = None if b is None else b // c if b >= 0 else -1 if d is None else b // d
-    return lows, highs
+    low = None if a is None else a // c if a < 0 else 0 if d is None else a // d
+    high = None if b is None else b // c if b >= 0 else -1 if d is None else b // d
+    return low, high
 
 
 def _least(*ends: int | None) -> int | None:

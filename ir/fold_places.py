@@ -16,10 +16,12 @@ Instances = tuple[Where, ...]  # one node's place in each instance
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """places: of the body's nodes, `{i}` standing for the call's index. indices, elsewhere: the attributes of each call.
+    """The places of a folded layer.
 
-    name: what the repeated thing is called in the user's model ("" when it has no number there).
-    calls: the place of each call.
+    places:    of the body's nodes, `{i}` standing for the call's index.
+    indices, elsewhere: the attributes of each call.
+    calls:     the place of each call.
+    name:      what holds the layers in the user's model ("" where they are not numbered there).
     """
 
     places: tuple[Where, ...]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .graph import Graph, Node, Value
+from .graph import Graph, Node, Value, callee
 
 MIN_NODES = 8  # of a body; less is a repeated phrase, not a layer
 MIN_MATRICES = 2  # that a body reads; a rotary embedding of queries and of keys reads none
@@ -89,8 +89,10 @@ class _Flat:
                 types[key] = ids.setdefault(value.type, len(ids))
             return types[key], value in self.weights
 
+        # A call is like nothing else: a body with calls in it would leave no single place for what they run.
         keys = (
-            (n.op.name, n.attrs, tuple(map(kind, n.inputs)), tuple(map(kind, n.outputs))) for n in self.nodes
+            n if callee(n) else (n.op.name, n.attrs, tuple(map(kind, n.inputs)), tuple(map(kind, n.outputs)))
+            for n in self.nodes
         )
         return np.array([ids.setdefault(key, len(ids)) for key in keys], np.int64)
 
@@ -126,7 +128,7 @@ class _Flat:
         self.statistic = reach.max(axis=0, initial=-1)
 
     def isomorphic(self, start: int, period: int, count: int) -> np.ndarray:
-        """[count - 1]: whether each stretch uses its own values as the next one does; what comes from outside is free."""
+        """[count - 1]: whether each stretch uses its own values as the next one does; values from outside are free."""
         low, high = self.first[start], self.first[start + period * count]
         owner, source = self.owner[low:high], self.source[low:high]
         own = source >= start + (owner - start) // period * period
@@ -173,10 +175,9 @@ def _runs(label: np.ndarray) -> Iterator[tuple[int, int, int]]:
         equal = label[:-period] == label[period:]
         if np.count_nonzero(equal) < period:
             continue
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], equal.view(np.int8), [0]])))
-        for start, stop in edges.reshape(-1, 2).tolist():
-            if stop - start >= period:
-                yield start, period, stop - start + period
+        edges = np.flatnonzero(np.diff(equal.view(np.int8), prepend=0, append=0)).reshape(-1, 2)
+        for start, stop in edges[edges[:, 1] - edges[:, 0] >= period].tolist():
+            yield start, period, stop - start + period
 
 
 def _cut(flat: _Flat, start: int, period: int, length: int) -> Repeat | None:

@@ -91,7 +91,7 @@ def _check_stored(name: str, weight: Weight, check_hash: bool) -> None:
     array = open_safetensors(Path(source.file))[source.key]
     if array.dtype != weight.type.dtype.numpy or array.shape != weight.type.shape:
         raise LoadError(f"weight {name!r} is {weight.type}", found=f"{array.dtype}{list(array.shape)} in the file")
-    if check_hash and hashlib.sha256(memoryview(array.reshape(-1).view(np.uint8))).hexdigest() != source.sha256:
+    if check_hash and hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest() != source.sha256:
         raise LoadError(f"weight {name!r} is not the one that was saved: its sha256 differs")
 
 
@@ -108,6 +108,7 @@ def _folder_aside(folder: Path) -> Iterator[Path]:
     try:
         with writing(folder.name):
             folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)  # of a killed process that bore this number
             aside.mkdir()
             yield aside
             if folder.exists():

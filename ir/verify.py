@@ -175,14 +175,14 @@ class _Checker:
             yield f"{node}: its inputs give {_said(inferred)}"
 
     def _weight(self, node: Node) -> Iterator[str]:
-        name = node.attrs.get("name")
+        name = node.attrs.get("name", "")
         if name not in self.program.weights:
             yield f"{node}: there is no weight {name!r}"
         elif node.output_types != (self.program.weights[name].type,):
             yield f"{node}: weight {name!r} is {self.program.weights[name].type}"
 
     def _call(self, node: Node) -> Iterator[str]:
-        name = node.attrs.get("function")
+        name = node.attrs.get("function", "")
         graph = self.program.functions.get(name)
         if graph is None:
             yield f"{node}: there is no function {name!r}"

@@ -99,4 +99,4 @@ def _alignment(size: int) -> int:
 def _bytes(name: str, type: TensorType, array: np.ndarray) -> memoryview:
     if array.dtype != type.dtype.numpy or array.shape != type.shape:
         raise BuildError(f"weight {name!r} is {type}", found=f"{array.dtype}{list(array.shape)}")
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

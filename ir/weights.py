@@ -74,7 +74,7 @@ def materialize(weight: Weight, folder: Path | None = None) -> np.ndarray:
     arrays = [materialize(w, folder) for w in source.inputs]
     result = source.op.reference(*arrays, **source.attrs)
     assert isinstance(result, np.ndarray)
-    return np.ascontiguousarray(result, dtype=weight.type.dtype.numpy)
+    return np.asarray(result, dtype=weight.type.dtype.numpy, order="C")  # a scalar stays one
 
 
 def leaves(weight: Weight) -> Iterator[Weight]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 # Tokens in a case at most, so that producing the original's answers stays cheap; the longest case is one row.
-BUDGET_TOKENS = 1024
+BUDGET_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -117,11 +116,11 @@ class Source:
         return frozenset(name for name, _ in self.module.named_buffers())
 
     def float64(self) -> Source:
-        """The same model computing in double precision, for judging others' rounding. The weights are copied."""
-        module = copy.deepcopy(self.module).double()
-        floats = {"f32", "f16", "bf16"}
-        inputs = tuple(dataclasses.replace(s, dtype="f64") if s.dtype in floats else s for s in self.inputs)
-        return self.replace(module=module, inputs=inputs, parameter_bytes=count_bytes(module), double=True)
+        """The same model computing in double precision, for judging others' rounding.
+
+        Weights are widened one op at a time, as they are used, so that it takes little more memory.
+        """
+        return self.replace(double=True)
 
 
 def describe(source: Source, probe: Arrays) -> Source:
@@ -181,12 +180,18 @@ def _forward(source: Source, given: Mapping[str, Any]) -> Any:
 
 
 def _widened() -> Any:
-    """A mode in which models that compute a softmax or a norm in f32 do so in f64."""
+    """A mode in which every op sees its floating tensors in f64, also where a model itself asks for f32."""
     import torch
     from torch.overrides import TorchFunctionMode
 
+    narrow = (torch.float32, torch.float16, torch.bfloat16)
+
     def wide(value: Any) -> Any:
-        return torch.float64 if value is torch.float32 else value
+        if isinstance(value, torch.Tensor):
+            return value.double() if value.dtype in narrow else value
+        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            return type(value)(wide(v) for v in value)
+        return torch.float64 if isinstance(value, torch.dtype) and value in narrow else value
 
     class Widened(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

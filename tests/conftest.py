@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# Tests are no package: this makes `from properties.programs import programs` work in all of them.
+sys.path.append(str(Path(__file__).parent))
 
 # Set before any test opens transformers: nothing here may reach for a hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

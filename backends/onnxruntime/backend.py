@@ -11,15 +11,26 @@ from ...ir.diagnostics import BuildError
 from ...ir.weights import TensorFile
 from ..base import Built, Runner
 from ..signature import signatures
-from .lower import STRUCTURE, declined, decomposed, table
+from .lower import DEFAULT_OPSET, STRUCTURE, declined, decomposed, table
 from .lower_fused import FUSED
 from .runner import PROVIDERS, OrtRunner
+
+
+def providers() -> list[str]:
+    """The execution providers that this build of ONNX Runtime has; having one does not say that it starts."""
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
 
 
 class OnnxRuntime:
     """ONNX models beside one weights file; CPU by default, CUDA on request."""
 
     name = "onnxruntime"
+
+    def __init__(self, *, portable: bool = False, opset: int | None = None) -> None:
+        """portable, opset: what `capabilities` speaks for, where a plan is made for an ONNX file."""
+        self.portable, self.opset = portable, DEFAULT_OPSET if opset is None else opset
 
     def versions(self) -> dict[str, str]:
         import onnxruntime
@@ -30,11 +41,11 @@ class OnnxRuntime:
         """ONNX Runtime chooses its kernels by CPU when it opens, so its files need no CPU features."""
         return Capabilities(
             self.name,
-            ops=frozenset(table()) | STRUCTURE,
-            decomposed=decomposed(),
-            declined=declined(),
+            ops=frozenset(table(self.opset, self.portable)) | STRUCTURE,
+            decomposed=decomposed(self.opset, self.portable),
+            declined=declined(self.opset, self.portable),
             dtypes=frozenset({"f32", "f16", "bf16", "i64", "i32", "bool"}),
-            fusions=frozenset(Fusion(anchor, epilogue) for anchor, epilogue in FUSED),
+            fusions=frozenset() if self.portable else frozenset(Fusion(*key) for key in FUSED),
         )
 
     def build(self, plan: Plan, out: Path, weights: Path) -> Built:

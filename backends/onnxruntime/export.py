@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...compiler.plan import Plan
 from ...ir.diagnostics import BuildError
+from ...ir.weight_file import writing
 from ...ir.weights import materialize
-from ..files import writing
 from .lower import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
 from .model import Model, emit, external, proto, tensor_header
 
@@ -25,11 +25,11 @@ _PAGE = 4096
 _GRAPH, _INITIALIZER, _RAW_DATA = b"\x3a", b"\x2a", b"\x4a"
 
 
-def export(
+def export_onnx(
     plan: Plan, out: Path, *, entry: str | None = None, portable: bool = False, opset: int | None = None,
     limit_bytes: int = PROTOBUF_LIMIT_BYTES,
-) -> list[Path]:  # fmt: skip
-    """Writes one entry as an ONNX file and returns the files made.
+) -> dict[str, Any]:  # fmt: skip
+    """Writes one entry as an ONNX file; a row that describes it.
 
     portable: standard operators only. opset: 17 and later.
     limit_bytes: from which size on the weights go to `<name>.data` beside it.
@@ -44,13 +44,22 @@ def export(
     with writing(out.name):
         if total + (1 << 24) < limit_bytes:
             _replace(out, lambda file: _write_inline(model, plan, file))
-            return [out]
+            return _row(model, portable, [out])
         data = out.with_name(out.name + ".data")
         spans: dict[str, tuple[str, int, int]] = {}
         _replace(data, lambda file: spans.update(_write_data(model, plan, file, data.name)))
         text = proto(model, external(model, spans)).SerializeToString(deterministic=True)
         _replace(out, lambda file: file.write(text))
-        return [out, data]
+        return _row(model, portable, [out, data])
+
+
+def _row(model: Model, portable: bool, files: list[Path]) -> dict[str, Any]:
+    return {
+        "file": str(files[0]), "external_data": str(files[1]) if len(files) > 1 else None,
+        "bytes": sum(f.stat().st_size for f in files), "opset": model.opset, "portable": portable,
+        "nodes": len(model.nodes), "inputs": [v.name for v in model.graph.inputs],
+        "outputs": list(model.graph.output_names),
+    }  # fmt: skip
 
 
 def _replace(path: Path, write: object) -> None:

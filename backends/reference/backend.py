@@ -37,7 +37,7 @@ class Reference:
         """Writes the program's text, its weights referring to the weights file."""
         from ...ir.text import to_text
 
-        (out / FILE).write_text(to_text(stored_program(plan.program, weights.name)))
+        (out / FILE).write_text(to_text(stored_program(plan.program)))
         entries = {
             entry: [{"guard": [v.guard.symbol, v.guard.op, v.guard.value], "function": v.function} for v in variants]
             for entry, variants in plan.entries.items()

@@ -60,6 +60,13 @@ def drop_neutral_mask(b: Any, m: Match) -> Value:
     return m.x
 
 
+@rule(lambda p, x, y: p.either(p.not_(p.eq(x, y)), p.not_(p.ne(x, y))))
+def not_equal(b: Any, m: Match) -> Value:
+    """not equal is one comparison"""
+    (compared,) = (n for n in m.nodes if n is not m.root)
+    return b.emit("ne" if compared.op.name == "eq" else "eq", m.x, m.y)
+
+
 @rule(lambda p, mask, x, y: p.where(p.not_(mask), x, y))
 def where_not(b: Any, m: Match) -> Value:
     """where(not mask, a, b) is where(mask, b, a)"""
@@ -131,6 +138,6 @@ def where_is_mask(b: Any, m: Match) -> Value:
 
 
 ALGEBRA: tuple[Rule, ...] = (
-    drop_neutral, square, power_is_sqrt, power_is_rsqrt, drop_twice, drop_neutral_mask, where_not, where_same,
-    *map(_compared, COMPARE), where_is_mask,
+    drop_neutral, square, power_is_sqrt, power_is_rsqrt, drop_twice, drop_neutral_mask, not_equal, where_not,
+    where_same, *map(_compared, COMPARE), where_is_mask,
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...ir.graph import Graph, Node, Program, Value, producers, users
 from ..capabilities import Fusion
-from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, in_order, notes_of
+from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, notes_of
 from ..task import Task
 from .registry import rewrite
 
@@ -124,24 +124,45 @@ def _replace(
     graph: Graph, chains: Iterable[Chain], bodies: Bodies, made: dict[str, Graph], taken: Iterable[str]
 ) -> Graph:
     names = set(taken)
-    last = {c.nodes[-1]: c for c in chains}
+    unit_of = {node: chain for chain in chains for node in chain.nodes}
     made_by = producers(graph)
     b = RuleBuilder(graph)
-    for node in graph.nodes:
-        chain = last.get(node)
-        if chain is None:
-            b.copy(node)
+    for unit in _in_order(graph, unit_of, made_by):
+        if isinstance(unit, Node):
+            b.copy(unit)
             continue
-        body, args = _body(chain, made_by)
+        body, args = _body(unit, made_by)
         key = _key(body)
         if key not in bodies:
-            bodies[key] = _name(chain.fusion, names)
+            bodies[key] = _name(unit.fusion, names)
             made[bodies[key]] = body
-        attrs = {"function": bodies[key], "anchor": chain.fusion.anchor, "epilogue": chain.fusion.epilogue}
+        attrs = {"function": bodies[key], "anchor": unit.fusion.anchor, "epilogue": unit.fusion.epilogue}
         types = [v.type for v in body.outputs]
-        new = b.emit_node("fused", args, attrs, types=types, where=node.where)
-        b.map.update(zip((node.outputs[0], *chain.kept), new.outputs, strict=True))
-    return drop_dead(in_order(b.done()))
+        new = b.emit_node("fused", args, attrs, types=types, where=unit.nodes[-1].where)
+        b.map.update(zip((unit.nodes[-1].outputs[0], *unit.kept), new.outputs, strict=True))
+    return drop_dead(b.done())
+
+
+def _in_order(
+    graph: Graph, unit_of: Mapping[Node, Chain], made_by: Mapping[Value, Node]
+) -> Iterable[Node | Chain]:
+    """Nodes and chains, each after all that it reads: a chain as a whole, so some nodes move before or after it."""
+    placed: set[Node] = set()
+    for root in graph.nodes:
+        stack = [root]
+        while stack:
+            unit = unit_of.get(stack[-1], stack[-1])
+            nodes = (unit,) if isinstance(unit, Node) else unit.nodes
+            read = (made_by[v] for n in nodes for v in n.inputs if v is not None and v in made_by)
+            waits = [n for n in read if n not in placed and n not in nodes]
+            if nodes[0] in placed:
+                stack.pop()
+            elif waits:
+                stack.append(waits[0])
+                assert len(stack) <= len(graph.nodes), "a kernel waits for itself"
+            else:
+                placed.update(nodes)
+                yield unit
 
 
 def _name(fusion: Fusion, taken: set[str]) -> str:

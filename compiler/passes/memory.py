@@ -63,16 +63,16 @@ def plan_memory(plan: Plan, task: Task) -> Plan:
     }  # fmt: skip
     at = ", ".join(f"{k} {v}" for k, v in sizes.items()) or "fixed sizes"
     if not assumed(plan.program, task.ranges):
-        check_fits(peak, task, f"a run at {at}")
-    parts = f"{_mib(weights)} weights, {_mib(inputs)} inputs, {_mib(biggest)} arena"
-    notes = [Note("memory", f"{_mib(peak)} at {at}: {parts}")]
+        check_fits(peak, task, f"a run at {at} takes")
+    parts = f"{_spoken(weights)} weights, {_spoken(inputs)} inputs, {_spoken(biggest)} arena"
+    notes = [Note("memory", f"{_spoken(peak)} at {at}: {parts}")]
     for name in assumed(plan.program, task.ranges):
         notes.append(Note("memory", f"the range of {name} has no end: {sizes[name]} is assumed"))
     return plan.decide("memory", found, *notes)
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
+def _spoken(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
 def check_fits(needed_bytes: int, task: Task, what: str) -> None:
@@ -80,7 +80,7 @@ def check_fits(needed_bytes: int, task: Task, what: str) -> None:
     have = task.machine.memory_bytes
     if needed_bytes > have:
         raise CompileError(
-            f"{what} takes {_mib(needed_bytes)}, and {task.machine.name} has {_mib(have)}",
+            f"{what} {_spoken(needed_bytes)}, and {task.machine.name} has {_spoken(have)}",
             hint="make the ranges of --batch and --seq smaller, hold weights in fewer bits, or take a larger machine",
         )
 

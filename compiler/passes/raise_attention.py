@@ -12,7 +12,7 @@ from ..pattern import Match, Rule, rule
 from ..rewriting import Rewritten, as_rank, pad_rank, rewrite_by_rules
 from ..task import Task
 from .clean_moves import drop_transpose, merge_reshapes, merge_transposes
-from .raise_attention_mask import MASK_RULES
+from .raise_attention_mask import MASK_RULES, is_causal
 from .registry import rewrite
 
 HEADS_FIRST = (0, 2, 1, 3)
@@ -79,7 +79,7 @@ def attention(b: Any, m: Match) -> Value:
     mask = _scores_like(b, m, m.mask)
     if m.blocked is not None:
         mask = _scores_like(b, m, b.emit("not", m.blocked))
-    if mask is not None and m.fill is not None and math.isfinite(m.fill):
+    if mask is not None and math.isfinite(m.fill) and not _always_sees(m):
         q, mask = _uniform_where_blind(b, q, mask)
     out = b.emit("attention", q, k, v, mask, _bias(b, m), scale=_scale(m), softcap=m.cap or 0.0)
     if heads:
@@ -117,6 +117,12 @@ def _scale(m: Match) -> float:
     if m.divisor is not None:
         return 1.0 / m.divisor
     return 1.0 if m.scale is None else m.scale
+
+
+def _always_sees(m: Match) -> bool:
+    """Whether every query sees a key: with a causal mask, and no more queries than keys, it sees its own."""
+    queries, keys = m.q.type.shape[-2], m.k.type.shape[-1]
+    return queries == keys and m.mask is not None and is_causal(m.mask, queries, keys, m.made_by)
 
 
 def _uniform_where_blind(b: Any, q: Value, mask: Value) -> tuple[Value, Value]:

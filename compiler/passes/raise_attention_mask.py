@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from ...ir.dims import Dim
-from ...ir.graph import Value
+from ...ir.graph import Node, Value
 from ..pattern import Match, Producers, Rule, rule, scalar
 
 
@@ -68,24 +68,31 @@ def _amount(value: Value, made_by: Producers) -> Dim | None:
 
 
 ORDER = {"ge": (0, False), "gt": (-1, False), "le": (0, True), "lt": (-1, True)}  # (slack, sides swapped)
+OPPOSITE = {"ge": "lt", "lt": "ge", "gt": "le", "le": "gt"}  # of whole numbers
 
 
 def is_causal(mask: Value, queries: Dim, keys: Dim, made_by: Producers) -> bool:
     """Whether a mask says exactly: key <= query + keys - queries."""
-    node = made_by.get(mask)
-    while node is not None and node.op.name in ("reshape", "expand"):
+    node, negated = made_by.get(mask), False
+    while node is not None and node.op.name in ("reshape", "expand", "not"):
         source = node.inputs[0]
         if source is None or source.type.shape[-2:] != mask.type.shape[-2:]:
             return False
+        negated ^= node.op.name == "not"
         node = made_by.get(source)
     if node is None or node.op.name not in ORDER or mask.type.shape[-2:] != (queries, keys):
         return False
-    slack, swapped = ORDER[node.op.name]
+    return _slack(node, negated, made_by) == keys - queries
+
+
+def _slack(node: Node, negated: bool, made_by: Producers) -> Dim | None:
+    """By how much a key may be ahead of its query for a comparison of positions to hold; None if it is none of them."""
+    slack, swapped = ORDER[OPPOSITE[node.op.name] if negated else node.op.name]
     left, right = (position(v, made_by) for v in node.inputs if v is not None)
     query, key = (right, left) if swapped else (left, right)
     if query is None or key is None or (query.axis, key.axis) != (-2, -1):
-        return False
-    return query.offset - key.offset + slack == keys - queries
+        return None
+    return query.offset - key.offset + slack
 
 
 def _causal(m: Match) -> str | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from compiler_kit import Draft, applied, ops, same_numbers
 from tundish.compiler.pattern import rule, scalar
 from tundish.ir.diagnostics import GraphError
 from tundish.ir.dtypes import bf16, f32
 from tundish.ir.graph import producers
-from tundish.tests.compiler.kit import Draft, applied, ops, same_numbers
 
 
 def to_neg(drawing, when=None):
@@ -54,7 +54,8 @@ def test_constants_match_by_number_as_f32_rounds_them_and_fill_holes():
 
 def test_a_constant_is_seen_through_cast_expand_and_reshape_but_a_weight_is_not_one():
     d = Draft()
-    wide = d.emit("expand", d.emit("reshape", d.emit("cast", d.constant(3, bf16), dtype=f32), shape=(1, 1)), shape=(2, 2))
+    three = d.emit("cast", d.constant(3, bf16), dtype=f32)
+    wide = d.emit("expand", d.emit("reshape", three, shape=(1, 1)), shape=(2, 2))
     w = d.weight("w", 1)
     program = d.program(wide, d.emit("neg", w))
     made_by = producers(program.entry)

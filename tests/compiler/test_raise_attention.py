@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import pytest
+from compiler_kit import BATCH, SEQ, Draft, arrays, only, ops, run, same_numbers, texts
 from tundish.compiler.passes.clean import clean
 from tundish.compiler.passes.raise_attention import raise_attention
 from tundish.ir.dtypes import boolean, f32, i64
 from tundish.ir.evaluate import evaluate
-from tundish.tests.compiler.kit import BATCH, SEQ, Draft, arrays, only, ops, run, same_numbers, texts
 
 HEADS = (0, 2, 1, 3)
 INF = math.inf

