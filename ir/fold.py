@@ -11,6 +11,7 @@ from .fold_places import Instances, Places, templates
 from .fold_search import Repeat, repeats
 from .graph import Graph, Node, Program, Value
 from .op import Attrs, get
+from .text_print import graph_lines
 from .unfold import unfold
 
 __all__ = ["fold", "unfold"]
@@ -52,6 +53,7 @@ def _fold_graph(name: str, graph: Graph, taken: set[str]) -> dict[str, Graph]:
     users = _last_users(graph, nodes)
     weights = {n.outputs[0]: n.attrs["name"] for n in graph.nodes if n.op.name == "weight"}
     functions: dict[str, Graph] = {}
+    known: dict[str, str] = {}  # a body's text -> its name: layers of one kind may stand apart
     done: list[Node] = []
     at = 0
     for repeat in repeats(graph, nodes):
@@ -59,9 +61,10 @@ def _fold_graph(name: str, graph: Graph, taken: set[str]) -> dict[str, Graph]:
         if not slots.outputs:
             continue  # nothing uses it; dead code is not ours to remove
         places = templates([_instances(nodes, repeat, i) for i in range(repeat.period)])
-        function = _function_name(places.name, taken)
+        body = _body(nodes, repeat, slots, places, weights)
+        function = known.setdefault("\n".join(graph_lines("", body)), _function_name(places.name, taken))
         taken.add(function)
-        functions[function] = _body(nodes, repeat, slots, places, weights)
+        functions[function] = functions.get(function, body)
         done += nodes[at : repeat.start]
         done += [_call(nodes, repeat, slots, places, function, j) for j in range(repeat.count)]
         at = repeat.stop

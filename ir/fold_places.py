@@ -55,7 +55,10 @@ def templates(rows: Sequence[Instances]) -> Places:
 
 
 def _numbering(rows: Sequence[Instances]) -> tuple[int, tuple[int, ...]]:
-    """(which part of the module paths counts the instances, the number of each); (-1, all -1) where none does."""
+    """(which part of the module paths counts the instances, the number of each); (-1, all -1) where none does.
+
+    An instance of several layers bears the number of its first.
+    """
     votes: Counter[tuple[int, tuple[int, ...]]] = Counter()
     for row in rows:
         paths = [w.module.split(".") for w in row]
@@ -68,7 +71,10 @@ def _numbering(rows: Sequence[Instances]) -> tuple[int, tuple[int, ...]]:
                 break
     if not votes:
         return -1, (-1,) * len(rows[0])
-    return min(votes, key=lambda v: (-votes[v], v))
+    position, most = min(votes, key=lambda v: (-votes[v], v))
+    steps = [n - most[0] for n in most]
+    parallel = (v for p, v in votes if p == position and [n - v[0] for n in v] == steps)
+    return position, min(parallel)
 
 
 def _number(part: str) -> int:

@@ -212,5 +212,9 @@ def _longest(equal: np.ndarray) -> tuple[int, int]:
 
 
 def _is_layer(flat: _Flat, found: Repeat) -> bool:
-    matrices = flat.matrices[found.start + found.period] - flat.matrices[found.start]
-    return bool(matrices >= MIN_MATRICES)
+    """Whether it reads matrices, and is not itself a short phrase several times over."""
+    label = flat.label[found.start : found.stop]
+    phrases = (p for p in range(1, MIN_NODES) if found.period % p == 0)
+    if any((label[:-p] == label[p:]).all() for p in phrases):
+        return False
+    return bool(flat.matrices[found.start + found.period] - flat.matrices[found.start] >= MIN_MATRICES)

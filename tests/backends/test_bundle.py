@@ -61,7 +61,9 @@ def test_the_program_comes_back(write: Write, plan: Plan, inputs: dict[str, Any]
         np.testing.assert_array_equal(got[name], want)
 
 
-def test_a_part_of_the_stored_program_builds_on_its_weights(write: Write, inputs: dict[str, Any], tmp_path: Path) -> None:
+def test_a_part_of_the_program_builds_on_stored_weights(
+    write: Write, inputs: dict[str, Any], tmp_path: Path
+) -> None:
     """Bisecting does this: one value of a bundle's program, from the bundle's own weights; here the tied head's."""
     bundle = write()
     program = bundle.program
@@ -329,7 +331,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_one(write: Write, tmp_path: Path
     """A file-size limit fails the write as a full disk does, without needing one."""
     old = tree(write().path)
     result = python(SLOW_WRITER, str(tmp_path / "tiny.tundish"), str(HERE), "0", "20000")
-    assert "cannot write tiny.tundish: the disk is full" in result.stdout, result.stderr
+    assert "cannot write weights.safetensors: the disk is full" in result.stdout, result.stderr
     assert tree(tmp_path / "tiny.tundish") == old and left_behind(tmp_path) == ["tiny.tundish"]
 
 
@@ -342,7 +344,7 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
         pytest.skip("mounting a small file system is not permitted here")
     try:
         result = python(SLOW_WRITER, str(small / "tiny.tundish"), str(HERE), "0")
-        assert "cannot write tiny.tundish: the disk is full" in result.stdout, result.stderr
+        assert "cannot write weights.safetensors: the disk is full" in result.stdout, result.stderr
         assert left_behind(small) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import LoadError, TundishError, Where
 from tundish.ir.dims import Range, maximum, symbol
@@ -74,9 +73,12 @@ def program_of(*nodes: Node, inputs: tuple[Value, ...] = (), **fields: object) -
     return Program({"main": graph}, ("main",), **fields)  # type: ignore[arg-type]
 
 
-def constant(value: float, name: str = "0", where: Where = Where("m.py", 1)) -> Node:
+HERE = Where("m.py", 1)
+
+
+def constant(value: float, where: Where = HERE) -> Node:
     attrs = Attrs({"value": value, "dtype": f32})
-    return Node(get("constant"), (), attrs, (Value(name, TensorType(f32)),), where)
+    return Node(get("constant"), (), attrs, (Value("0", TensorType(f32)),), where)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1e-06, math.inf, -math.inf, math.nan, 1.7976931348623157e308, 0.1])
@@ -89,9 +91,9 @@ def test_floats_are_exact(value: float) -> None:
 @pytest.mark.parametrize(
     "where",
     [
-        Where("a.py"), Where("a.py", 3), Where("a.py", 3, "x.{i+1}"), Where("a.py", 0, "x"), Where("dir with space/a.py", 3),
-        Where("a:5"), Where("a:5", 6), Where('say"so".py', 2, "m"), Where("a.py", 1, "two words"), Where("a#b.py", 1, "#"),
-        Where("a\nb.py", 1, "x\r\u2028y"), Where("", 0, "m"), Where("a.py", -1), Where("é.py", 7, "層.0"), Where("<onnx>"),
+        Where("a.py"), Where("a.py", 3), Where("a.py", 3, "x.{i+1}"), Where("a.py", 0, "x"), Where("a b/a.py", 3),
+        Where("a:5"), Where("a:5", 6), Where('say"so".py', 2, "m"), Where("a.py", 1, "two words"), Where("a#b", 1, "#"),
+        Where("a\nb.py", 1, "x\r\u2028y"), Where("", 0, "m"), Where("a.py", -1), Where("é.py", 7, "層.0"), Where("<o>"),
         Where(" a.py", 1), Where("a.py ", 1), Where("a", 0, "b c"), Where("\ud800", 1), Where("\x1fa.py", 1, "\x1f"),
     ],
 )  # fmt: skip
@@ -173,7 +175,7 @@ LINE = "  %0: f32[batch, seq, 16] = rms_norm(%x, %w, eps=1e-06)   # llama.py:88 
         (LINE, LINE.replace("%w,", "%y,"), r"text:8: %y is used before it is made"),
         (LINE, LINE + LINE, r"text:9: %0 is made twice"),
         (LINE, LINE.replace("eps=1e-06", "eps=big"), r"text:8: rms_norm: attribute 'eps': not a number: big"),
-        (LINE, LINE.replace("eps=1e-06", "epsilon=1.0"), r"text:8: rms_norm: rms_norm has no attribute 'epsilon'; it takes eps"),
+        (LINE, LINE.replace("eps=1e-06", "epsilon=1.0"), r"text:8: .*has no attribute 'epsilon'; it takes eps"),
         (LINE, LINE.replace(", eps=1e-06", ""), r"text:8: rms_norm: attribute 'eps' must be given"),
         (LINE, LINE.replace("eps=1e-06", "eps=1.0, eps=2.0"), r"text:8: attribute 'eps' is given twice"),
         (LINE, LINE.replace("%w, eps=1e-06", "eps=1e-06, %w"), r"text:8: an input stands after an attribute"),
@@ -199,6 +201,12 @@ def test_what_is_wrong_is_said_with_its_line(old: str, new: str, message: str) -
         from_text(TEXT.replace(old, new, 1))
 
 
+FAULTS = [
+    '"', "%", "[", "]", "(", ")", ",", "\n", "=", "held", "9" * 5000, "min(", "((" * 500, "a*" * 50, "\\u", "0x1",
+    "1if 2else 3",
+]  # fmt: skip
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_text_with_faults_gives_our_error_or_a_program(data: st.DataObject) -> None:
@@ -207,9 +215,7 @@ def test_text_with_faults_gives_our_error_or_a_program(data: st.DataObject) -> N
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(text)))
         to = min(len(text), at + data.draw(st.integers(0, 12)))
-        put = data.draw(st.one_of(st.text(max_size=4), st.sampled_from(
-            ['"', "%", "[", "]", "(", ")", ",", "\n", "=", "held", "9" * 5000, "min(", "((" * 500, "a*" * 50, "\\u", "0x1", "1if 2else 3"]
-        )))  # fmt: skip
+        put = data.draw(st.one_of(st.text(max_size=4), st.sampled_from(FAULTS)))
         text = text[:at] + put + text[to:]
     try:
         program = from_text(text)

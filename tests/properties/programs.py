@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import Where
 from tundish.ir.dims import Range, symbol
@@ -126,7 +125,7 @@ def _unary(m: _Maker) -> None:
 
 def _scaled(m: _Maker) -> None:
     x = m.some()
-    m.keep(m.emit("mul", x, m.b.emit("constant", value=m.pick((0.5, -0.25, 1.0)), dtype=f32, where=Where("model.py", 0, m.at))))
+    m.keep(m.emit("mul", x, m.emit("constant", value=m.pick((0.5, -0.25, 1.0)), dtype=f32)))
 
 
 def _binary(m: _Maker) -> None:
