@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ from .ir.graph import Program
 from .profiler.report.progress import Progress, silent, stages
 from .profiler.report.table import pairs, table
 
+__all__ = [
+    "Bundle", "Program", "TundishError", "account", "bench", "capture", "compile", "demo", "doctor", "explain",
+    "export", "load", "models", "ops", "pairs", "run", "show", "stages", "summary", "table", "targets",
+    "verify",
+]  # fmt: skip
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
 Span = Range | str | int | None
@@ -64,7 +71,7 @@ def compile(
         work.program,
         Task(machine, capabilities, Precision(weights=dtype, compute=dtype), work.program.symbols),
         print_after=(print_after,) if print_after else (),
-        on_pass=lambda name, i, n: progress(f"pass {name}", 0.4 + 0.15 * i / n),
+        on_pass=lambda name, i, n: progress("optimising", 0.4 + 0.15 * i / n),
     )
     progress("asking the original model", 0.55)
     cases = record(work.call, work.cases(), work.program, work.origin, work.exact)
@@ -133,7 +140,8 @@ def verify(
     cases = opened.cases()
     if against is not None:
         work = _Work(against, None, None, None, None, silent)
-        cases = parity.record(work.call, [(c.name, c.inputs) for c in cases.cases], work.program, work.origin, work.exact)
+        inputs = [(c.name, c.inputs) for c in cases.cases]
+        cases = parity.record(work.call, inputs, work.program, work.origin, work.exact)
     if not cases.cases:
         raise LoadError(
             "the bundle holds no answers of an original model to verify by",
@@ -160,11 +168,10 @@ def export(
     portable: standard ONNX ops only, at any opset from 17.
     Raises: CompileError where an op does not exist at that opset.
     """
+    from .backends.onnxruntime.backend import OnnxRuntime
     from .backends.onnxruntime.export import export_onnx
     from .compiler.driver import compile_program
     from .compiler.hardware.machine import this_machine
-
-    from .backends.onnxruntime.backend import OnnxRuntime
 
     work = _Work(model, task, batch, seq, inputs, progress)
     capabilities = OnnxRuntime(portable=portable, opset=opset).capabilities(this_machine())
@@ -231,7 +238,7 @@ def bench(
         results.append(
             compare_peers(
                 name, inputs, handed, peers=peers, rounds=rounds, threads=threads,
-                say=lambda text, name=name: progress(f"{name}: {text}", 0.0),
+                say=_saying(progress, name),
             )
         )  # fmt: skip
     if write is not None:
@@ -324,15 +331,45 @@ def demo(output: str | Path = "demo", *, progress: Progress = silent) -> list[di
     """Compiles all-MiniLM-L6-v2 and SmolLM2-135M with their real weights, verifies them, and uses them."""
     from .backends.text import continuation, neighbours
 
-    rows = []
-    jobs: list[tuple[str, Callable[[Bundle], dict[str, Any]]]] = [("minilm", neighbours), ("smollm2", continuation)]
-    for i, (name, use) in enumerate(jobs):
-        stage = lambda text, share, i=i, name=name: progress(f"{name}: {text}", (i + share) / len(jobs))
-        bundle = compile(name, Path(output) / f"{name}.tundish", progress=stage)
-        stage("verifying", 0.95)
-        report = verify(bundle)
-        rows.append({"model": name, **summary(bundle), **report.to_json(), **use(bundle)})
-    return rows
+    jobs: dict[str, Callable[[Bundle], dict[str, Any]]] = {"minilm": neighbours, "smollm2": continuation}
+    return [
+        _demonstrate(name, use, Path(output) / f"{name}.tundish", _part(progress, name, i, len(jobs)))
+        for i, (name, use) in enumerate(jobs.items())
+    ]
+
+
+def _demonstrate(name: str, use: Callable[[Bundle], dict[str, Any]], path: Path, progress: Progress) -> dict[str, Any]:
+    """Compiles, verifies and uses one model; what happened, in one row."""
+    started = time.perf_counter()
+    bundle = compile(name, path, progress=progress)
+    compiled = time.perf_counter()
+    progress("verifying", 1.0)
+    report = verify(bundle)
+    verified = time.perf_counter()
+    used = use(bundle)
+    text = [c for c in report.by_case if c["case"].startswith("text")]
+    return {
+        "model": name, "bundle": str(path), "bytes": sum(f.size for f in bundle.manifest.files.values()),
+        "verified": report.passed, "right": used["right"], "cases": report.cases,
+        "max_abs_error_on_text": max(c["max_abs_error"] for c in text),
+        "max_abs_error": max(o.max_abs_error for o in report.outputs),
+        "min_cosine": min(o.min_cosine for o in report.outputs),
+        "compile_s": compiled - started, "verify_s": verified - compiled, "use_s": time.perf_counter() - verified,
+        "lines": used["lines"],
+    }  # fmt: skip
+
+
+def _saying(progress: Progress, name: str) -> Callable[[str], None]:
+    return lambda text: progress(f"{name}: {text}", 0.0)
+
+
+def _part(progress: Progress, name: str, index: int, of: int) -> Progress:
+    """The progress of one of several jobs as progress of them all."""
+
+    def show(stage: str, share: float) -> None:
+        progress(f"{name}: {stage}", (index + share) / of)
+
+    return show
 
 
 # -- what the verbs share -------------------------------------------------------------------------------
@@ -377,8 +414,9 @@ class _Work:
 
         return f"torch {torch.__version__.split('+')[0]} eager"
 
-    @property
+    @cached_property
     def files(self) -> Mapping[str, bytes]:
+        """What a bundle needs to turn text into ids."""
         return {} if self.source is None else self.source.tokenizer_files()
 
     def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -398,10 +436,12 @@ class _Work:
         if self.source is None:
             return []
         from .models.cases import cases
+        from .models.text_cases import text_cases
 
         spans = [(r.low, r.high if r.high is not None else d.high or r.low) for r, d in (
             (self.ranges["batch"], DEFAULT_BATCH), (self.ranges["seq"], DEFAULT_SEQ))]  # fmt: skip
-        return [(c.name, c.inputs) for c in cases(self.source, *spans)]
+        made = (*cases(self.source, *spans), *text_cases(self.source, self.files, *spans))
+        return [(c.name, c.inputs) for c in made]
 
 
 def _notes(plan: Plan) -> tuple[str, bytes]:

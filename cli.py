@@ -245,8 +245,13 @@ def demo(
 
     with api.stages(as_json) as progress:
         rows = api.demo(output, progress=progress)
-    _show(rows, as_json)
-    if not all(row["passed"] for row in rows):
+    if as_json:
+        _json(rows)
+    else:
+        for row in rows:
+            _pairs({k: v for k, v in row.items() if k != "lines"})
+            print("\n".join(f"  {line}" for line in row["lines"]), end="\n\n")
+    if not all(row["verified"] and row["right"] for row in rows):
         raise typer.Exit(1)
 
 

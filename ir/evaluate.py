@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +33,27 @@ def bind(graph: Graph, inputs: Arrays, symbols: Mapping[str, dims.Range]) -> dic
                 hint=f"the inputs are {', '.join(f'{v.name}: {v.type}' for v in graph.inputs)}",
             )
     sizes: dict[str, int] = {}
-    later: list[tuple[Value, dims.Dim, int]] = []
     for value in graph.inputs:
-        array = inputs[value.name]
-        if array.dtype != value.type.dtype.numpy or array.ndim != value.type.rank:
-            raise RunError(
-                f"input {value.name!r} is {value.type}", found=f"{array.dtype}{list(array.shape)}"
-            )
-        for dim, size in zip(value.type.shape, array.shape, strict=True):
-            if isinstance(dim, Expr) and str(dim).isidentifier():
-                name = str(dim)
-                if sizes.setdefault(name, size) != size:
-                    raise RunError(f"{name} is {sizes[name]} in one input and {size} in {value.name!r}")
-                if name in symbols and size not in symbols[name]:
-                    raise RunError(f"{name} is {size}, outside {symbols[name]}", found=f"input {value.name!r}")
-            else:
-                later.append((value, dim, size))
-    for value, dim, size in later:
-        if dims.evaluate(dim, sizes) != size:
-            raise RunError(f"input {value.name!r} is {value.type}", found=f"{list(inputs[value.name].shape)}")
+        _bind_bare(value, inputs[value.name], sizes, symbols)
+    for value in graph.inputs:
+        shape = inputs[value.name].shape
+        if tuple(dims.evaluate(d, sizes) for d in value.type.shape) != shape:
+            raise RunError(f"input {value.name!r} is {value.type}", found=f"{list(shape)}")
     return sizes
+
+
+def _bind_bare(value: Value, array: np.ndarray, sizes: dict[str, int], symbols: Mapping[str, dims.Range]) -> None:
+    """Reads the sizes that stand alone in a shape. Raises: RunError."""
+    if array.dtype != value.type.dtype.numpy or array.ndim != value.type.rank:
+        raise RunError(f"input {value.name!r} is {value.type}", found=f"{array.dtype}{list(array.shape)}")
+    for dim, size in zip(value.type.shape, array.shape, strict=True):
+        name = str(dim)
+        if not isinstance(dim, Expr) or not name.isidentifier():
+            continue
+        if sizes.setdefault(name, size) != size:
+            raise RunError(f"{name} is {sizes[name]} in one input and {size} in {value.name!r}")
+        if name in symbols and size not in symbols[name]:
+            raise RunError(f"{name} is {size}, outside {symbols[name]}", found=f"input {value.name!r}")
 
 
 def resolve(attr: Any, sizes: dims.Bindings) -> Any:
@@ -88,7 +89,7 @@ class Evaluator:
         return dict(zip(graph.output_names, outs, strict=True))
 
     def graph(
-        self, graph: Graph, inputs: list[np.ndarray | None], sizes: Mapping[str, int], path: str
+        self, graph: Graph, inputs: Sequence[np.ndarray | None], sizes: Mapping[str, int], path: str
     ) -> list[np.ndarray]:
         """Runs one graph; a value is dropped after its last use."""
         env: dict[Value, np.ndarray | None] = dict(zip(graph.inputs, inputs, strict=True))

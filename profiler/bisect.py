@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..backends import registry
-from ..backends.base import WEIGHTS
 from ..backends.bundle import Bundle
 from ..backends.cases import Case, Cases
 from ..compiler.plan import Guard, Plan, Variant
 from ..ir.evaluate import Evaluator
-from ..ir.unfold import unfold
 from ..ir.graph import Graph, Node, Program, Value
+from ..ir.unfold import unfold
 from .parity import TOLERANCE, Report, compare
 
 _PROBE = "probe"
@@ -99,7 +98,7 @@ class _Probe:
         plan = Plan(
             program, {_PROBE: (Variant(Guard(), _PROBE),)}, self.bundle.plan_backend, self.bundle.target
         )
-        built: Built = self.backend.build(plan, out, self.bundle.weights)
+        built = self.backend.build(plan, out, self.bundle.weights)
         runner = self.backend.open(built)
         try:
             answers = runner.run(_PROBE, self.case.inputs)

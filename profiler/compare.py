@@ -34,7 +34,7 @@ def compare_peers(
 
         raise TundishError(f"there is no peer {', '.join(unknown)}", hint=f"the peers are {', '.join(PEERS)}")
     with tempfile.TemporaryDirectory(prefix="tundish-bench-") as folder:
-        np.savez(Path(folder) / "inputs.npz", **inputs)
+        np.savez(Path(folder) / "inputs.npz", allow_pickle=False, **inputs)
         made = {n: _prepared(n, model, handed, Path(folder), say) for n in names}
         threads = threads or len(os.sched_getaffinity(0))
         rows = _raced(made, model, handed, Path(folder), rounds, threads, say)

@@ -47,6 +47,7 @@ class Report:
     outputs: list[OutputError]
     cases: int
     origin: str
+    by_case: list[dict[str, Any]] = field(default_factory=list)
     first_difference: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -66,8 +67,8 @@ def attends(program: Program, mask: np.ndarray) -> np.ndarray:
     }  # fmt: skip
     ok = np.ones(mask.shape, bool)
     for causal, window in kinds:
-        allowed = attention.allowed(seq, seq, mask != 0, causal, window)
-        ok &= np.broadcast_to(allowed, (*mask.shape[:1], 1, seq, seq)).any(-1)[:, 0]
+        allowed = attention.allowed(seq, seq, np.asarray(mask != 0), causal, window)
+        ok &= np.broadcast_to(allowed, (*mask.shape[:1], 1, seq, seq)).any(axis=-1).reshape(mask.shape)
     return ok
 
 
@@ -129,18 +130,21 @@ def _case(name: str, entry: str, inputs: Arrays, outputs: Arrays, program: Progr
 def compare(run: Call, cases: Cases, dtype: str) -> Report:
     """Replays the cases through `run` and holds each output against the tolerance of the compute type."""
     errors: dict[str, OutputError] = {}
+    by_case: list[dict[str, Any]] = []
     for case in cases.cases:
         answers = run(case.inputs)
         for key, expected in case.outputs.items():
             if key not in answers:
                 raise RunError(f"the bundle gives no output {key!r}", found=", ".join(answers))
             error = errors.setdefault(key, OutputError(key))
-            _measure(error, case, answers[key], expected, TOLERANCE[dtype])
+            by_case.append(_measure(error, case, answers[key], expected, TOLERANCE[dtype]))
     outputs = list(errors.values())
-    return Report(all(e.passed for e in outputs), outputs, len(cases.cases), cases.origin)
+    return Report(all(e.passed for e in outputs), outputs, len(cases.cases), cases.origin, by_case)
 
 
-def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.ndarray, share: float) -> None:
+def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.ndarray, share: float
+) -> dict[str, Any]:  # fmt: skip
+    """Adds one case to an output's error; the case's own row."""
     finite = bool(np.isfinite(answer).all()) if answer.dtype.kind == "f" else True
     if error.name in case.rows:
         answer = answer.reshape(-1, *answer.shape[2:])[case.rows[error.name]]
@@ -159,6 +163,10 @@ def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.nd
         error.max_abs_error, error.tolerance, error.worst_case = difference, tolerance, case.name
     error.max_rel_error = max(error.max_rel_error, difference / largest if largest else difference)
     error.min_cosine = min(error.min_cosine, _cosine(got, want))
+    return {
+        "case": case.name, "output": error.name, "max_abs_error": difference, "tolerance": tolerance,
+        "noise": case.noise.get(error.name),
+    }  # fmt: skip
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -74,6 +74,7 @@ def _torch_onnx(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         verbose=False,
     )
     path = folder / "torch.onnx"
+    assert program is not None  # it is None only for a file given to torch to write
     program.save(str(path), external_data=True)
     return {"path": str(path), "compile_s": time.perf_counter() - started}
 

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 import tundish
 
 ROOT = Path(tundish.__file__).resolve().parent
@@ -59,7 +58,8 @@ def test_make_targets_exist() -> None:
 
 def _modules() -> list[str]:
     skip = (".venv", "build", "tests")
-    found = [m.name for m in pkgutil.walk_packages([str(ROOT)], "tundish.") if not m.name.split(".")[1].startswith(skip)]
+    found = [m.name for m in pkgutil.walk_packages([str(ROOT)], "tundish.")]
+    found = [n for n in found if not n.split(".")[1].startswith(skip)]
     return [n for n in found if "__main__" not in n]
 
 

@@ -21,7 +21,7 @@ def fold_masks(exported: Any) -> None:
 
 
 def _fold(node: Any) -> None:
-    mask = node.args[3] if len(node.args) > 3 else None
+    mask: Any = node.args[3] if len(node.args) > 3 else None
     while hasattr(mask, "target") and str(mask.target) in _SAME:
         mask = mask.args[0]
     if not hasattr(mask, "target") or str(mask.target) != "tundish.band_mask.default":

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import tundish
 from tundish.ir.dims import Range
 from tundish.ir.fold import fold
-from tundish.ir.unfold import unfold
 from tundish.ir.text import same
+from tundish.ir.unfold import unfold
 from tundish.models.open import open_model as load
 from tundish.profiler.parity import attends
 

@@ -176,7 +176,7 @@ def _(to: Translator) -> Value:
 
 
 @enters(TABLE, "dropout.default", "contiguous.default", "clone.default", "alias.default", "detach.default",
-        "lift_fresh_copy.default", "lift_fresh.default", "feature_dropout.default", "native_dropout.default")  # fmt: skip
+        "lift_fresh_copy.default", "lift_fresh.default", "feature_dropout.default")  # fmt: skip
 def _(to: Translator) -> Value:
     """What an inference graph keeps as it is. Dropout that is switched on was refused before."""
     from ...diagnostics import CaptureError

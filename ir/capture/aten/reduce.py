@@ -73,6 +73,10 @@ def _(to: Translator) -> Value:
 
 
 @enters(TABLE, "var.correction", "var.dim")
+def _(to: Translator) -> Value:
+    return _variance(to)
+
+
 def _variance(to: Translator) -> Value:
     """Mean of squared differences, with n - correction in the denominator."""
     from ... import dims

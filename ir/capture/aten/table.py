@@ -32,7 +32,7 @@ def axis(index: int, rank: int) -> int:
     return index % rank if rank else 0
 
 
-def axes(dims: object, rank: int) -> tuple[int, ...]:
+def axes(dims: Any, rank: int) -> tuple[int, ...]:
     """Non-negative, ascending axes; none given means all."""
     if dims is None or dims == []:
         return tuple(range(rank))
