@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -111,8 +110,10 @@ def run(
     entry: str | None = None, threads: int | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Runs a bundle once; an input is an array, a .npy file, or "random" (seeded). Rows describe the outputs."""
+    from .backends.inputs import arrays
+
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
-    outputs = opened.run(_arrays(opened, inputs), entry=entry, threads=threads)
+    outputs = opened.run(arrays(opened, inputs), entry=entry, threads=threads)
     folder = Path(output) if output is not None else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +241,7 @@ def bench(
                 name, inputs, handed, peers=peers, rounds=rounds, threads=threads,
                 say=_saying(progress, name),
             )
-        )  # fmt: skip
+        )
     if write is not None:
         write_tables(Path(write), results)
     return {"rows": [{"model": r["model"], **row} for r in results for row in r["rows"]]}
@@ -255,59 +256,23 @@ def models() -> list[dict[str, Any]]:
 
 def targets() -> list[dict[str, Any]]:
     """Targets, and whether the backends that serve them are usable here."""
-    from .backends.onnxruntime.backend import providers
-    from .backends.registry import available
-    from .compiler.hardware.machine import this_machine
+    from .backends.doctor import target_rows
 
-    machine = this_machine()
-    usable = {r.name: r for r in available()}
-    ort = usable["onnxruntime"]
-    has_cuda = ort.usable and "CUDAExecutionProvider" in providers()
-    features = ", ".join(sorted(machine.features))
-    return [
-        {"target": "cpu", "backend": name, "usable": r.usable,
-         "about": r.reason or f"{machine.name}, {machine.cores} cores, {features}"}
-        for name, r in usable.items()
-    ] + [
-        {"target": "cuda", "backend": "onnxruntime", "usable": has_cuda,
-         "about": "NVIDIA GPU through ONNX Runtime" if has_cuda else "no CUDA provider in this ONNX Runtime"}
-    ]  # fmt: skip
+    return target_rows()
 
 
 def ops() -> list[dict[str, Any]]:
     """Every op and how each backend takes it: lowered, decomposed, or declined with a reason."""
-    from .backends.registry import BACKENDS, get
-    from .compiler.hardware.machine import this_machine
-    from .ir.op import OPS
+    from .backends.doctor import op_rows
 
-    known = {name: get(name).capabilities(this_machine()) for name in BACKENDS}
-    return [{"op": op, **{name: _cell(c, op) for name, c in known.items()}} for op in sorted(OPS)]
-
-
-def _cell(capabilities: Any, op: str) -> str:
-    if op in capabilities.ops:
-        return "lowered"
-    return "decomposed" if op in capabilities.decomposed else capabilities.declined.get(op, "structure")
+    return op_rows()
 
 
 def doctor() -> list[dict[str, Any]]:
     """What is installed, what is missing, and what to do about it."""
-    import importlib.metadata
+    from .backends.doctor import part_rows
 
-    from .backends.registry import available
-
-    rows = [
-        {"part": f"backend {r.name}", "usable": r.usable,
-         "about": r.reason or ", ".join(f"{k} {v}" for k, v in r.versions.items()) or "built in"}
-        for r in available()
-    ]  # fmt: skip
-    for package, why in (("torch", "capture"), ("transformers", "loading models"), ("onnx", "building ONNX files")):
-        try:
-            rows.append({"part": package, "usable": True, "about": importlib.metadata.version(package)})
-        except importlib.metadata.PackageNotFoundError:
-            about = f"missing, needed for {why}; pip install 'tundish[compile]'"
-            rows.append({"part": package, "usable": False, "about": about})
-    return rows
+    return part_rows()
 
 
 def explain(bundle: Bundle) -> list[dict[str, Any]]:
@@ -329,47 +294,13 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 def demo(output: str | Path = "demo", *, progress: Progress = silent) -> list[dict[str, Any]]:
     """Compiles all-MiniLM-L6-v2 and SmolLM2-135M with their real weights, verifies them, and uses them."""
-    from .backends.text import continuation, neighbours
+    from .profiler.demo import demonstrate
 
-    jobs: dict[str, Callable[[Bundle], dict[str, Any]]] = {"minilm": neighbours, "smollm2": continuation}
-    return [
-        _demonstrate(name, use, Path(output) / f"{name}.tundish", _part(progress, name, i, len(jobs)))
-        for i, (name, use) in enumerate(jobs.items())
-    ]
-
-
-def _demonstrate(name: str, use: Callable[[Bundle], dict[str, Any]], path: Path, progress: Progress) -> dict[str, Any]:
-    """Compiles, verifies and uses one model; what happened, in one row."""
-    started = time.perf_counter()
-    bundle = compile(name, path, progress=progress)
-    compiled = time.perf_counter()
-    progress("verifying", 1.0)
-    report = verify(bundle)
-    verified = time.perf_counter()
-    used = use(bundle)
-    text = [c for c in report.by_case if c["case"].startswith("text")]
-    return {
-        "model": name, "bundle": str(path), "bytes": sum(f.size for f in bundle.manifest.files.values()),
-        "verified": report.passed, "right": used["right"], "cases": report.cases,
-        "max_abs_error_on_text": max(c["max_abs_error"] for c in text),
-        "max_abs_error": max(o.max_abs_error for o in report.outputs),
-        "min_cosine": min(o.min_cosine for o in report.outputs),
-        "compile_s": compiled - started, "verify_s": verified - compiled, "use_s": time.perf_counter() - verified,
-        "lines": used["lines"],
-    }  # fmt: skip
+    return demonstrate(compile, verify, Path(output), progress)
 
 
 def _saying(progress: Progress, name: str) -> Callable[[str], None]:
     return lambda text: progress(f"{name}: {text}", 0.0)
-
-
-def _part(progress: Progress, name: str, index: int, of: int) -> Progress:
-    """The progress of one of several jobs as progress of them all."""
-
-    def show(stage: str, share: float) -> None:
-        progress(f"{name}: {stage}", (index + share) / of)
-
-    return show
 
 
 # -- what the verbs share -------------------------------------------------------------------------------
@@ -531,31 +462,6 @@ def _range(name: str, asked: Span, default: Range) -> Range:
     except ValueError:
         raise TundishError(f"--{name} takes a size or a range such as 1..8, got {asked!r}") from None
     return Range(first, last)
-
-
-def _arrays(bundle: Bundle, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays from arrays, .npy files and the word "random". Raises: LoadError."""
-    from .backends.inputs import random_inputs
-
-    found: dict[str, np.ndarray] = {}
-    drawn = random_inputs(next(iter(bundle.entries.values())))
-    for name, value in inputs.items():
-        if isinstance(value, np.ndarray):
-            found[name] = value
-        elif str(value) == "random":
-            if name not in drawn:
-                raise LoadError(f"the bundle has no input {name!r}", hint=f"it has {', '.join(drawn)}")
-            found[name] = drawn[name]
-        else:
-            found[name] = _npy(name, Path(value))
-    return found
-
-
-def _npy(name: str, path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise LoadError(f"input {name!r}: cannot read {path}: {error}", hint="give a .npy file") from error
 
 
 def _temporary(name: str) -> tuple[Path, Callable[[], None]]:

@@ -251,7 +251,7 @@ def demo(
         for row in rows:
             _pairs({k: v for k, v in row.items() if k != "lines"})
             print("\n".join(f"  {line}" for line in row["lines"]), end="\n\n")
-    if not all(row["verified"] and row["right"] for row in rows):
+    if not all(row["passed"] for row in rows):
         raise typer.Exit(1)
 
 

@@ -1,13 +1,47 @@
-"""Seeded inputs for a bundle about whose model nothing else is known."""
+"""Inputs for a bundle from arrays, files, or seeded chance."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..ir import dims
+from ..ir.diagnostics import LoadError
 from .signature import Signature, TensorSpec
 
+if TYPE_CHECKING:
+    from .bundle import Bundle
+
 _SIZES = {"batch": 2, "seq": 16}  # what a size is by name, cut to its range; others take 4
+
+
+def arrays(bundle: Bundle, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays from arrays, .npy files and the word "random". Raises: LoadError."""
+    drawn = random_inputs(next(iter(bundle.entries.values())))
+    return {name: _array(name, value, drawn) for name, value in inputs.items()}
+
+
+def _array(name: str, value: Any, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    if str(value) != "random":
+        return _npy(name, Path(value))
+    if name not in drawn:
+        raise LoadError(f"the bundle has no input {name!r}", hint=f"it has {', '.join(drawn)}")
+    return drawn[name]
+
+
+def _npy(name: str, path: Path) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise LoadError(f"input {name!r}: cannot read {path}: {error}", hint="give a .npy file") from error
+    if not isinstance(loaded, np.ndarray):
+        raise LoadError(f"input {name!r}: {path} holds several arrays", hint="give a .npy file")
+    return loaded
 
 
 def random_inputs(signature: Signature, seed: int = 0) -> dict[str, np.ndarray]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from ..ir.graph import Graph, Node, Program, Value, callee
+from ..ir.graph import Node, Program, Value, callee
 
 Sets = dict[str, set[Value]]
 
@@ -49,19 +47,3 @@ def call_sites(program: Program) -> dict[str, list[tuple[str, Node]]]:
             if inner is not None:
                 sites[inner].append((name, node))
     return sites
-
-
-def reaching(graph: Graph, targets: Iterable[Value]) -> set[Node]:
-    """The nodes that some of these values depend on."""
-    wanted = set(targets)
-    found: set[Node] = set()
-    for node in reversed(graph.nodes):
-        if not wanted.isdisjoint(node.outputs):
-            found.add(node)
-            wanted.update(v for v in node.inputs if v is not None)
-    return found
-
-
-def weight_names(graph: Graph) -> Mapping[Value, str]:
-    """The weight that each value of a `weight` node is."""
-    return {n.output: n.attrs["name"] for n in graph.nodes if n.op.name == "weight"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ...ir.build import UNKNOWN
 from ...ir.diagnostics import CompileError, Where
 from ...ir.dtypes import DTYPES, DType, f32
 from ...ir.graph import Graph, Node, Program, Value, callee
@@ -146,25 +147,21 @@ class _Casts:
     def __init__(self, b: RuleBuilder, static: set[Value], weights: DType) -> None:
         self.b, self.static, self.weights = b, static, weights
         self.made: dict[tuple[Value, DType], Value] = {}
+        self.places = {v: node.where for node in b.graph.nodes for v in node.outputs}
+        self.first = b.graph.nodes[0].where if b.graph.nodes else UNKNOWN
 
     def to(self, value: Value, dtype: DType, maker: Node | None = None) -> Value:
+        """The value in that type. The place of a cast is that of the value's maker; a parameter's, the body's first."""
         now = self.b.present(value)
+        where = maker.where if maker is not None else self.places.get(value, self.first)
         narrows = self.weights.bits < min(now.type.dtype.bits, dtype.bits)
         if value in self.static and now.type.dtype.is_float and narrows:
-            now = self._cast(now, self.weights, maker)
-        return self._cast(now, dtype, maker)
+            now = self._cast(now, self.weights, where)
+        return self._cast(now, dtype, where)
 
-    def _cast(self, value: Value, dtype: DType, maker: Node | None) -> Value:
+    def _cast(self, value: Value, dtype: DType, where: Where) -> Value:
         if value.type.dtype == dtype:
             return value
         if (value, dtype) not in self.made:
-            where = maker.where if maker is not None else self._place(value)
             self.made[value, dtype] = self.b.emit("cast", value, dtype=dtype, where=where)
         return self.made[value, dtype]
-
-    def _place(self, value: Value) -> Where:
-        """Where the value comes from; a parameter's place is the first node of the body."""
-        for node in reversed(self.b.nodes):
-            if value in node.outputs:
-                return node.where
-        return self.b.graph.nodes[0].where

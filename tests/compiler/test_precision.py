@@ -102,6 +102,12 @@ def test_a_layer_takes_and_gives_the_compute_type():
     same_numbers(program, after)
 
 
+def test_an_entry_that_gives_back_its_input_keeps_it():
+    d = Draft()
+    after = run(precision, d.program(d.x(4)), task(precision=HALF)).program
+    assert not after.entry.nodes and after.entry.outputs[0].type.dtype == f32
+
+
 def test_a_type_that_the_backend_has_no_kernels_for_is_refused():
     d = Draft()
     with pytest.raises(CompileError, match="tester does not compute in f64"):
