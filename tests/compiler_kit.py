@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+
 from tundish.compiler.capabilities import Capabilities, Fusion
 from tundish.compiler.hardware.machine import Machine
 from tundish.compiler.passes.registry import Rewrite

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import tundish
 
 ROOT = Path(tundish.__file__).resolve().parent

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tundish.backends import registry
 from tundish.compiler.plan import Guard, Plan, Variant
 from tundish.ir.build import Builder

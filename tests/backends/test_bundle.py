@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tundish.backends import registry
 from tundish.backends.bundle import Bundle, open_bundle, write_bundle
 from tundish.backends.cases import Case, Cases
@@ -94,6 +95,7 @@ def test_compiling_twice_gives_the_same_bytes(write: Write) -> None:
 
 def test_weights_open_in_the_usual_library(write: Write, plan: Plan) -> None:
     from safetensors.numpy import load_file
+
     from tundish.ir.weights import materialize
 
     stored = load_file(write().path / "weights.safetensors")

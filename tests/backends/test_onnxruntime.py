@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from tundish.backends import registry
 from tundish.backends.bundle_write import build_files
 from tundish.backends.onnxruntime import runner as ort_runner

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+
 from tundish.backends import registry
 from tundish.ir.diagnostics import LoadError
 

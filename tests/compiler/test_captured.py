@@ -10,6 +10,7 @@ import torch
 from compiler_kit import same_numbers, task
 from torch import nn
 from torch.nn import functional as F
+
 from tundish.compiler.driver import compile_program
 from tundish.ir.capture.from_torch import capture
 from tundish.ir.walk import op_counts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compiler_kit import BATCH, SEQ, Draft, ops, run, same_numbers, texts
+
 from tundish.compiler.passes.clean import clean
 from tundish.compiler.passes.clean_moves import holds_all
 from tundish.ir.dtypes import DTYPES, bf16, boolean, f16, f32, i32, i64

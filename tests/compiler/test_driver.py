@@ -6,6 +6,7 @@ import io
 
 import pytest
 from compiler_kit import BATCH, SEQ, Draft, fusions, ops, same_numbers, task
+
 from tundish.compiler import driver
 from tundish.compiler.driver import PASSES, compile_program, pass_names
 from tundish.compiler.passes.memory import plan_memory

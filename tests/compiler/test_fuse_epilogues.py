@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compiler_kit import BATCH, SEQ, Draft, fusions, only, ops, run, same_numbers, task, texts
+
 from tundish.compiler.passes.fuse_epilogues import fuse_epilogues
 from tundish.ir.dtypes import f32
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from compiler_kit import BATCH, SEQ, Draft, only, ops, run, same_numbers, task, texts
+
 from tundish.compiler.passes.fuse_projections import fuse_projections
 from tundish.ir.dtypes import f32
 

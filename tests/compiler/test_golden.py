@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from compiler_kit import fusions, task
+
 from tundish.compiler.driver import PASSES, pass_names
 from tundish.compiler.passes.registry import Rewrite
 from tundish.compiler.task import Precision, Task

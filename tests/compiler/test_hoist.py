@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from compiler_kit import BATCH, SEQ, Draft, ops, run, same_numbers, task, texts
+
 from tundish.compiler.passes.clean import clean
 from tundish.compiler.passes.hoist import hoist
 from tundish.compiler.task import Precision

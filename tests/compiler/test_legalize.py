@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from compiler_kit import BATCH, SEQ, Draft, fusions, ops, run, same_numbers, task, texts
+
 from tundish.compiler.passes.fuse_epilogues import fuse_epilogues
 from tundish.compiler.passes.legalize import legalize
 from tundish.ir.diagnostics import CompileError, Where

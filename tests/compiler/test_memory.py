@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from compiler_kit import BATCH, MACHINE, SEQ, Draft, task
+
 from tundish.compiler.driver import PASSES, compile_program
 from tundish.compiler.passes.memory import UNBOUNDED, Arena, arena, plan_memory, weights_bytes
 from tundish.compiler.plan import Guard, Plan, Variant

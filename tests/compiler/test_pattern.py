@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from compiler_kit import Draft, applied, ops, same_numbers
+
 from tundish.compiler.pattern import rule, scalar
 from tundish.ir.diagnostics import GraphError
 from tundish.ir.dtypes import bf16, f32

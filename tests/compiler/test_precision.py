@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compiler_kit import BATCH, SEQ, Draft, arrays, ops, run, same_numbers, task
+
 from tundish.compiler.passes.clean import clean
 from tundish.compiler.passes.hoist import hoist
 from tundish.compiler.passes.precision import precision

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from compiler_kit import Draft, ops, run, same_numbers, texts
+
 from tundish.compiler.passes.raise_activation import raise_activation
 from tundish.ir.dtypes import f32
 

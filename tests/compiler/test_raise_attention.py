@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from compiler_kit import BATCH, SEQ, Draft, arrays, only, ops, run, same_numbers, texts
+
 from tundish.compiler.passes.clean import clean
 from tundish.compiler.passes.raise_attention import raise_attention
 from tundish.ir.dtypes import boolean, f32, i64

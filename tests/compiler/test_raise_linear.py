@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compiler_kit import BATCH, SEQ, Draft, ops, run, same_numbers
+
 from tundish.compiler.passes.raise_linear import raise_linear
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compiler_kit import BATCH, SEQ, Draft, arrays, only, ops, run, same_numbers, texts
+
 from tundish.compiler.passes.raise_norm import raise_norm
 from tundish.ir.dtypes import bf16, f32
 

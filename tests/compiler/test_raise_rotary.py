@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from compiler_kit import BATCH, SEQ, Draft, only, ops, run, same_numbers, texts
+
 from tundish.compiler.passes.clean import clean
 from tundish.compiler.passes.raise_rotary import raise_rotary
 from tundish.ir.dtypes import f32

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from tundish.ir import dims
 from tundish.ir.dims import Dim, Range, symbol
 from tundish.ir.dtypes import DTYPES

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tundish.ir.diagnostics import LoadError, RunError
 from tundish.ir.dtypes import bf16, f32
 from tundish.ir.evaluate import Evaluator, bind, evaluate

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+
 from tundish.ir.build import Builder
 from tundish.ir.canonical import canonical
 from tundish.ir.diagnostics import Where

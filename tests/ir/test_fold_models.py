@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from tundish.ir.capture.from_torch import capture
 from tundish.ir.evaluate import evaluate
 from tundish.ir.fold import fold, unfold

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import BuildError, LoadError, VerifyError, Where
 from tundish.ir.dims import Range, symbol

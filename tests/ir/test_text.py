@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import LoadError, TundishError, Where
 from tundish.ir.dims import Range, maximum, symbol

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import VerifyError, Where
 from tundish.ir.dims import Range, symbol

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tundish.ir import dtypes
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import Where

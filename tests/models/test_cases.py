@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tundish.models import zoo
 from tundish.models.cases import BUDGET_TOKENS, cases, samples
 from tundish.models.source import InputSpec

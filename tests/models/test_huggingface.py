@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+
 from tundish.models import open as opening
 from tundish.models import zoo
 from tundish.models.errors import ModelError
@@ -212,6 +213,7 @@ def test_something_else_named_gguf(tmp_path):
 
 def test_positions_that_start_after_the_padding_token():
     from transformers import AutoConfig
+
     from tundish.models.text import max_positions
 
     assert max_positions(AutoConfig.for_model("roberta", max_position_embeddings=514, pad_token_id=1)) == 512

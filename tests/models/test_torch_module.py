@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from tundish.models.errors import ModelError
 from tundish.models.open import open_model
 from tundish.models.source import flatten

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import tundish
 from tundish.ir.dims import Range
 from tundish.ir.fold import fold

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tundish.backends import registry
 from tundish.backends.bundle_write import build_files
 from tundish.backends.onnxruntime.model import emit, proto

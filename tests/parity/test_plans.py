@@ -28,4 +28,4 @@ def test_plan(name: str, update_golden: bool) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(got, encoding="utf-8")
     else:
-        assert got == path.read_text(encoding="utf-8"), f"run pytest --update-golden and read what changed in {path.name}"
+        assert got == path.read_text(encoding="utf-8"), f"read what --update-golden changes in {path.name}"

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from tundish.ir import dims, dtypes
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import GraphError, RunError, Where

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tundish.backends.cases import Case, Cases
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import RunError, Where

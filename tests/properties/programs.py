@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import Where
 from tundish.ir.dims import Range, symbol

@@ -9,6 +9,7 @@ from compiler_kit import fusions, task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from properties.programs import inputs_for, programs
+
 from tundish.compiler.driver import PASSES, compile_program
 from tundish.compiler.passes.memory import arena
 from tundish.compiler.passes.registry import Rewrite

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from properties.programs import inputs_for, programs
+
 from tundish.ir.canonical import canonical
 from tundish.ir.evaluate import evaluate
 from tundish.ir.fold import fold, unfold

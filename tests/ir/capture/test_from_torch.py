@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+
 from tundish.ir.capture.from_torch import capture
 from tundish.ir.diagnostics import CaptureError
 from tundish.ir.dims import Range
@@ -210,6 +211,7 @@ def test_families_keep_one_attention_per_layer(name: str) -> None:
 
 def test_a_masking_function_of_ones_own_becomes_an_exact_mask() -> None:
     from transformers import masking_utils as m
+
     from tundish.ir.capture.huggingface import classify
 
     causal, window = m.causal_mask_function, m.sliding_window_overlay(4)

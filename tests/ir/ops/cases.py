@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from tundish.ir import dims, ops
 from tundish.ir.dtypes import DTYPES, boolean, f32, i32
 from tundish.ir.op import OPS, Attrs, Op

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
 from tundish.ir import dims
 from tundish.ir.tensor import TensorType
 

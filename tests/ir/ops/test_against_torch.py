@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
 from tundish.ir.dtypes import DTYPES
 from tundish.ir.op import OPS
 

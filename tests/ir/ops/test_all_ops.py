@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tundish.ir import dims
 from tundish.ir.build import Builder
 from tundish.ir.dims import Range

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tundish.ir import dims
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import GraphError
