@@ -28,7 +28,10 @@ _SAMPLED_ROWS = 48
 
 @dataclass(slots=True)
 class OutputError:
-    """How far one output is from the original, over all cases. Errors are NaN where an output was not finite."""
+    """How far one output is from the original, in the case that comes nearest to its tolerance (or passes it most).
+
+    Errors are NaN where an output was not finite. `Report.by_case` has every case.
+    """
 
     name: str
     max_abs_error: float = 0.0
@@ -165,8 +168,16 @@ def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.nd
     error.min_cosine = min(error.min_cosine, _cosine(got, want))
     return {
         "case": case.name, "output": error.name, "max_abs_error": difference, "tolerance": tolerance,
-        "noise": case.noise.get(error.name),
+        "noise": case.noise.get(error.name), "max_abs_error_at_tokens": _at_tokens(case, error.name, got - want),
     }  # fmt: skip
+
+
+def _at_tokens(case: Case, name: str, difference: np.ndarray) -> float:
+    """The largest difference at positions that hold a real token; over everything for outputs without positions."""
+    mask = case.inputs.get("attention_mask")
+    if mask is not None and name in case.rows:
+        difference = difference[mask.reshape(-1)[case.rows[name]] != 0]
+    return float(np.abs(difference).max(initial=0.0))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
