@@ -7,18 +7,23 @@ from .graph import Graph, Node, Program, Value, callee
 from .walk import resolve
 
 
-def unfold(program: Program) -> Program:
+def unfold(program: Program, *, fused: bool = True) -> Program:
     """The program with all `call` and `fused` nodes inlined: only entries are left, in canonical form.
 
     Every node has the user's own place, with `{i}` resolved. `unfold(fold(p))` is `canonical(p)` for a flat p.
+    fused: False keeps `fused` nodes and their functions, so that a backend still sees its kernels.
     """
     flat: dict[str, Graph] = {}
+    kernels: set[str] = set()
     for name, graph in program.functions.items():  # callees come before callers
-        flat[name] = _inlined(graph, flat)
-    return canonical(program.replace(functions={n: g for n, g in flat.items() if n in program.entries}))
+        if not fused:
+            kernels |= {n.attrs["function"] for n in graph.nodes if n.op.name == "fused"}
+        flat[name] = _inlined(graph, flat, kernels)
+    kept = {n: g for n, g in flat.items() if n in program.entries or n in kernels}
+    return canonical(program.replace(functions=kept))
 
 
-def _inlined(graph: Graph, flat: dict[str, Graph]) -> Graph:
+def _inlined(graph: Graph, flat: dict[str, Graph], kernels: set[str]) -> Graph:
     if all(callee(n) is None for n in graph.nodes):
         return graph
     now: dict[Value, Value | None] = {}
@@ -26,7 +31,7 @@ def _inlined(graph: Graph, flat: dict[str, Graph]) -> Graph:
     for node in graph.nodes:
         inputs = tuple(_now(v, now) for v in node.inputs)
         name = callee(node)
-        if name is not None:
+        if name is not None and name not in kernels:
             _inline(node, flat[name], inputs, now, nodes)
         else:
             nodes.append(node if inputs == node.inputs else Node(node.op, inputs, node.attrs, node.outputs, node.where))

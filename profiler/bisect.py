@@ -30,7 +30,7 @@ def first_difference(bundle: Bundle, cases: Cases) -> dict[str, Any]:
     """
     dtype = bundle.manifest.info["dtype"]
     case = _smallest_failing(bundle, cases, dtype)
-    flat = unfold(bundle.program)
+    flat = unfold(bundle.program, fused=False)
     evaluated = compare(lambda x: _numpy(flat, bundle.path, x), Cases("", [case]), dtype)
     if not evaluated.passed:
         return _program_at_fault(case, evaluated)
@@ -63,7 +63,8 @@ def _inner_values(program: Program, folder: Path, case: Case) -> dict[str, np.nd
     found: dict[str, np.ndarray] = {}
 
     def keep(path: str, node: Node, results: tuple[np.ndarray, ...]) -> None:
-        found.update(zip((v.name for v in node.outputs), results, strict=True))
+        if not path:  # inner values of fused kernels are no values of the entry
+            found.update(zip((v.name for v in node.outputs), results, strict=True))
 
     Evaluator(program, folder=folder, on_node=keep).run(case.inputs)
     return found
@@ -117,7 +118,8 @@ def _ending_at(program: Program, values: tuple[Value, ...]) -> Program:
             needed |= {v for v in node.inputs if v is not None}
     names = tuple(f"probe_{i}" for i in range(len(values)))
     cut = Graph(graph.inputs, tuple(reversed(kept)), values, names)
-    return replace(program, functions={_PROBE: cut}, entries=(_PROBE,))
+    kernels = {n: g for n, g in program.functions.items() if n not in program.entries}
+    return replace(program, functions={**kernels, _PROBE: cut}, entries=(_PROBE,))
 
 
 def _program_at_fault(case: Case, report: Report) -> dict[str, Any]:
@@ -129,12 +131,17 @@ def _program_at_fault(case: Case, report: Report) -> dict[str, Any]:
     return {"stage": "program", "output": worst.name, "max_abs_error": worst.max_abs_error, "text": text}
 
 
+def _spoken(node: Node) -> str:
+    """The op, or the ops of a fused kernel."""
+    return " + ".join((node.attrs["anchor"], *node.attrs["epilogue"])) if node.op.name == "fused" else node.op.name
+
+
 def _found(node: Node, share: float, worst: float, case: Case, tolerance: float) -> dict[str, Any]:
     text = (
-        f"{node.where.spoken}: {node.op.name} is the first node that differs: by {worst:.3g}, {share:.3g} of its "
+        f"{node.where.spoken}: {_spoken(node)} is the first node that differs: by {worst:.3g}, {share:.3g} of its "
         f"largest value where {tolerance:g} is allowed (case {case.name})"
     )
     return {
-        "stage": "backend", "node": node.outputs[0].name, "op": node.op.name, "module": node.where.module,
+        "stage": "backend", "node": node.outputs[0].name, "op": _spoken(node), "module": node.where.module,
         "source": f"{node.where.file}:{node.where.line}", "max_abs_error": worst, "text": text,
     }  # fmt: skip
