@@ -44,6 +44,7 @@ def compile(
     precision: str = "fp32",
     inputs: Mapping[str, Any] | None = None,
     print_after: str | None = None,
+    verified: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
     """Compiles a model into a bundle: captured, optimised, built, with the original's answers stored beside it.
@@ -53,17 +54,23 @@ def compile(
     output:    the bundle's folder, replaced as a whole if it exists; a temporary one when None.
     batch, seq: the sizes to allow, a Range or `1..8`; by default 1..8 and 1..512, at most what the model can take.
     precision: fp32, fp16 or bf16.
+    verified:  replay the recorded cases before the bundle takes its place; one that fails is not written.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
     from .backends.registry import get
-    from .compiler.driver import compile_program
+    from .compiler.driver import compile_program, pass_names
     from .compiler.hardware.machine import this_machine
-    from .profiler.parity import record
+    from .profiler.parity import check, record
 
     if precision not in PRECISIONS:
         raise CompileError(f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
     machine, engine = this_machine(target), get(backend)
     capabilities = engine.capabilities(machine)
+    if target not in capabilities.targets:
+        hint = f"{backend} builds for {', '.join(sorted(capabilities.targets))}"
+        raise CompileError(f"there is no target {target!r} with this backend", hint=hint)
+    if print_after and print_after not in pass_names():
+        raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
     work = _Work(model, task, batch, seq, inputs, progress)
     dtype = PRECISIONS[precision]
     plan = compile_program(
@@ -78,7 +85,9 @@ def compile(
     folder, finalize = (Path(output), None) if output is not None else _temporary(work.name)
     bundle = write_bundle(
         folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
-        info={"precision": precision, "dtype": dtype, "memory": _memory(plan), "notes": list(work.notes)},
+        info={"precision": precision, "dtype": dtype, "memory": _memory(plan), "notes": list(work.notes),
+              "task": task},
+        check=(lambda made: check(made, dtype)) if verified else None,
     )  # fmt: skip
     if finalize is not None:
         weakref.finalize(bundle, finalize)
@@ -140,7 +149,7 @@ def verify(
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
     cases = opened.cases()
     if against is not None:
-        work = _Work(against, None, None, None, None, silent)
+        work = _Work(against, opened.manifest.info.get("task"), None, None, None, silent)
         inputs = [(c.name, c.inputs) for c in cases.cases]
         cases = parity.record(work.call, inputs, work.program, work.origin, work.exact)
     if not cases.cases:
@@ -155,7 +164,7 @@ def verify(
         )
     report = parity.compare(lambda x: opened.run(x, threads=threads), cases, opened.manifest.info["dtype"])
     if bisect and not report.passed:
-        report.first_difference = first_difference(opened, cases)
+        report.first_difference = first_difference(opened, cases, None if against is None else work.program)
         report.notes.append(report.first_difference["text"])
     return report
 
@@ -190,7 +199,7 @@ def show(model: Any, *, task: str | None = None, optimized: bool = False) -> dic
     from .ir.walk import op_counts
 
     work = _Work(model, task, None, None, None, silent)
-    program = _optimized(work.program) if optimized else fold(work.program)
+    program = _optimized(work.program, "onnxruntime") if optimized else fold(work.program)
     entry = program.functions[program.entries[0]]
     counts = op_counts(program)
     return {
@@ -214,7 +223,8 @@ def account(model: Any, *, batch: int = 1, seq: int = 128, task: str | None = No
 
     work = _Work(model, task, f"1..{max(batch, 1)}", f"1..{max(seq, 1)}", None, silent)
     buffers = work.source.buffers() if work.source is not None else frozenset()
-    return count(_optimized(work.program, fuse=False), {"batch": batch, "seq": seq}, buffers=buffers).to_json()
+    sizes = {name: batch if name == "batch" else seq for name in work.program.symbols}
+    return count(_optimized(work.program, "reference"), sizes, buffers=buffers).to_json()
 
 
 def bench(
@@ -324,6 +334,8 @@ class _Work:
         self.source = _source(model, task, inputs)
         self.name, self.notes = self.source.name, tuple(self.source.notes)
         self._limit_seq(asked=seq is not None)
+        lengths = {d for axes in self.source.axes().values() for d in axes.values()}
+        self.ranges |= {name: self.ranges["seq"] for name in lengths - set(self.ranges)}
         progress("capturing", 0.25)
         self.program = _captured(self.source, self.ranges)
 
@@ -437,13 +449,13 @@ def _saved_program(model: Any) -> tuple[str, Program] | None:
     return None
 
 
-def _optimized(program: Program, fuse: bool = True) -> Program:
+def _optimized(program: Program, backend: str) -> Program:
+    """After all passes for a backend; the reference takes every op and fuses none."""
     from .backends.registry import get
     from .compiler.driver import compile_program
     from .compiler.hardware.machine import this_machine
 
-    name = "onnxruntime" if fuse else "reference"
-    task = Task(this_machine(), get(name).capabilities(this_machine()), ranges=program.symbols, fuse=fuse)
+    task = Task(this_machine(), get(backend).capabilities(this_machine()), ranges=program.symbols)
     return compile_program(program, task).program
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -26,7 +27,9 @@ BackendName = Annotated[str, typer.Option(help="onnxruntime, reference or null")
 TaskName = Annotated[str | None, typer.Option(help="the model's head, when not config.architectures[0]")]
 Span = Annotated[str | None, typer.Option(help="sizes to allow: 4, 1..8 or 1..")]
 PrecisionName = Annotated[str, typer.Option(help="fp32, fp16 or bf16")]
-Threads = Annotated[int | None, typer.Option(help="threads to compute with; all cores when not given")]
+Threads = Annotated[int | None, typer.Option(min=1, help="threads to compute with; all cores when not given")]
+BatchSize = Annotated[int, typer.Option(min=1, help="batch size")]
+SeqSize = Annotated[int | None, typer.Option(min=1, help="sequence length; 128, or what the model can take")]
 
 
 @app.command()
@@ -40,6 +43,7 @@ def compile(
     seq: Span = None,
     precision: PrecisionName = "fp32",
     explain: Annotated[bool, typer.Option(help="what each pass did, and declined to do")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="write only a bundle that passes its own cases")] = False,
     print_after: Annotated[str | None, typer.Option(help="print the program after this pass")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,15 +53,15 @@ def compile(
     with api.stages(as_json) as progress:
         bundle = api.compile(
             model, output, target=target, backend=backend, task=task, batch=batch, seq=seq, precision=precision,
-            print_after=print_after, progress=progress,
+            print_after=print_after, verified=verify, progress=progress,
         )  # fmt: skip
-    notes = api.explain(bundle) if explain else None
+    passes = api.explain(bundle) if explain else None
     if as_json:
-        _json({**api.summary(bundle), **({"notes": notes} if explain else {})})
+        _json({**api.summary(bundle), **({"passes": passes} if explain else {})})
         return
     _pairs(api.summary(bundle))
-    if notes is not None:
-        _rows(notes)
+    if passes is not None:
+        _rows(passes)
 
 
 @app.command()
@@ -85,7 +89,8 @@ def verify(
     """Prove that a bundle still answers as the original model did."""
     from . import api
 
-    report = api.verify(bundle, against=against, bisect=bisect)
+    with api.stages(as_json or against is None) as progress:
+        report = api.verify(bundle, against=against, bisect=bisect, progress=progress)
     if as_json:
         _json(report.to_json())
     else:
@@ -134,7 +139,8 @@ def show(
     """Show what was captured: inputs, outputs, functions, ops."""
     from . import api
 
-    row = api.show(model, task=task, optimized=optimized)
+    with api.stages(as_json) as progress:
+        row = api.show(model, task=task, optimized=optimized, progress=progress)
     if as_json:
         _json(row)
     elif text:
@@ -149,27 +155,31 @@ def capture(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder to save the graph in")],
     task: TaskName = None,
+    batch: Span = None,
+    seq: Span = None,
     as_json: AsJson = False,
 ) -> None:
     """Capture a model and save its graph and weights."""
     from . import api
 
-    program = api.capture(model, task=task, output=output)
+    with api.stages(as_json) as progress:
+        program = api.capture(model, task=task, batch=batch, seq=seq, output=output, progress=progress)
     _show({"saved": str(output), "nodes": sum(len(g.nodes) for g in program.functions.values())}, as_json)
 
 
 @app.command()
 def account(
     model: Model,
-    batch: Annotated[int, typer.Option(help="batch size")] = 1,
-    seq: Annotated[int, typer.Option(help="sequence length")] = 128,
+    batch: BatchSize = 1,
+    seq: SeqSize = None,
     task: TaskName = None,
     as_json: AsJson = False,
 ) -> None:
     """Count parameters, FLOPs and bytes, exactly, by module and op."""
     from . import api
 
-    row = api.account(model, batch=batch, seq=seq, task=task)
+    with api.stages(as_json) as progress:
+        row = api.account(model, batch=batch, seq=seq, task=task, progress=progress)
     if as_json:
         _json(row)
         return
@@ -182,9 +192,9 @@ def account(
 def bench(
     model: Annotated[str | None, typer.Argument(help="a model; BERT-base and GPT-2 when not given")] = None,
     peers: Annotated[str | None, typer.Option(help="comma-separated names; all that are installed by default")] = None,
-    batch: Annotated[int, typer.Option(help="batch size")] = 1,
-    seq: Annotated[int, typer.Option(help="sequence length")] = 128,
-    rounds: Annotated[int, typer.Option(help="rounds in which every competitor runs once")] = 15,
+    batch: BatchSize = 1,
+    seq: SeqSize = None,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds in which every competitor runs once")] = 15,
     threads: Threads = None,
     write: Annotated[Path | None, typer.Option(help="the markdown file whose table to rewrite")] = None,
     as_json: AsJson = False,
@@ -192,7 +202,7 @@ def bench(
     """Time a bundle against its peers, interleaved in one run."""
     from . import api
 
-    names = peers.split(",") if peers else None
+    names = [name.strip() for name in peers.split(",")] if peers else None
     with api.stages(as_json) as progress:
         result = api.bench(
             model, peers=names, batch=batch, seq=seq, rounds=rounds, threads=threads, write=write, progress=progress
@@ -259,7 +269,16 @@ def demo(
 
 
 def _json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str, allow_nan=True))
+    print(json.dumps(_plain(value), indent=2, default=str, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no word for what is not finite: it becomes null."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _say(text: str) -> None:
@@ -295,6 +314,8 @@ def _assignments(items: list[str]) -> dict[str, str]:
         name, equals, value = item.partition("=")
         if not equals or not name or not value:
             raise api.TundishError(f"--input takes name=file.npy or name=random, got {item!r}")
+        if name in found:
+            raise api.TundishError(f"--input {name} is given twice")
         found[name] = value
     return found
 

@@ -21,6 +21,7 @@ class Capabilities:
     dtypes:  the element types that its kernels compute in.
     fusions: the fused kernels it takes; a fused node that it does not take is inlined.
     features: CPU or device features that its files will need (`avx2`, ...).
+    targets: the targets that it builds for.
     joins:   groups of projections of one input that it runs faster as one product: `qkv`, `gate_up`.
     wide_inside: ops that keep their statistics in f32 themselves, whatever they are given; the others among those
       that must (`Op.keeps_f32`) get casts around them.
@@ -34,4 +35,5 @@ class Capabilities:
     fusions: frozenset[Fusion] = frozenset()
     features: frozenset[str] = frozenset()
     joins: frozenset[str] = frozenset()
+    targets: frozenset[str] = frozenset({"cpu"})
     wide_inside: frozenset[str] = frozenset()

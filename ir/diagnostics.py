@@ -82,3 +82,9 @@ class LoadError(TundishError):
 
 class RunError(TundishError):
     """Inputs that do not fit, or a run that failed."""
+
+
+class CheckError(TundishError):
+    """A check that did not hold. Exit code 1."""
+
+    exit_code = 1

@@ -142,7 +142,10 @@ def _sizes(spec: InputSpec, shape: Shape, seq: int) -> tuple[int, ...]:
 
 
 def _mask(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, draw: str) -> np.ndarray:
-    return np.ascontiguousarray(shape.real).astype(DTYPES[spec.dtype])
+    rows, size = _sizes(spec, shape, seq)
+    real = np.ones((rows, size), bool)  # another length than the ids': what reaches beyond them is real
+    real[:, : shape.real.shape[1]] = shape.real[:, :size]
+    return np.ascontiguousarray(real != spec.inverted).astype(DTYPES[spec.dtype])
 
 
 def _data(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, draw: str) -> np.ndarray:

@@ -149,6 +149,9 @@ def weight_files(path: Path) -> list[Path]:
     index = path / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        odd = [n for n in names if Path(n).name != n]
+        if odd:
+            raise ModelError(f"{index.name} names files outside {path}", found=", ".join(odd))
         files = [path / n for n in names]
         lost = [f.name for f in files if not f.is_file()]
         if lost:

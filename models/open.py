@@ -29,6 +29,7 @@ def open_model(
     if not isinstance(model, (str, Path)):
         return module_source(model, inputs, dims)
     text, path = str(model), Path(model)
+    _refuse_unclear(text, path)
     if text in zoo.ZOO or text in zoo.PACKAGED:
         return zoo.load_named(text, task, dtype=dtype, shape_only=shape_only)
     if path.is_dir():
@@ -37,10 +38,20 @@ def open_model(
         return huggingface.load_gguf(path, task, dtype=dtype)
     if ".py:" in text:
         return load_factory(text)
+    if path.suffix in (".onnx", ".pt2") and path.is_file():
+        raise ModelError(f"{path.suffix} files cannot be read yet", found=text, hint="give the model they came from")
     raise ModelError(
         f"{text!r} is no model",
         hint="give a transformers folder, a .gguf file, FILE.py:FACTORY, or a name that `tundish models` lists",
     )
+
+
+def _refuse_unclear(text: str, path: Path) -> None:
+    """Raises: ModelError for a name that is a folder too, and for a bundle."""
+    if path.is_dir() and (text in zoo.ZOO or text in zoo.PACKAGED):
+        raise ModelError(f"{text!r} is a folder here and the name of a model", hint=f"write ./{text} for the folder")
+    if (path / "manifest.json").is_file():
+        raise ModelError(f"{text} is a bundle, which is compiled already", hint="run, verify or load it instead")
 
 
 def estimate_bytes(model: Any, dtype: str = "f32") -> int | None:
@@ -51,6 +62,7 @@ def estimate_bytes(model: Any, dtype: str = "f32") -> int | None:
     if not isinstance(model, (str, Path)):
         return None
     text, path = str(model), Path(model)
+    _refuse_unclear(text, path)
     if text in zoo.ZOO:
         return zoo.ZOO[text].parameters * huggingface.BYTES[dtype]
     if text in zoo.PACKAGED:

@@ -38,6 +38,7 @@ class InputSpec:
 
     dims: ints, and names of sizes that vary (`batch`, `seq`).
     role: `ids` and `data` are drawn at random, `mask` is 1 where a token is real.
+    inverted: a mask that is 1 where a token is padding.
     low, high: the least and greatest integer that may stand in it; for floats, `high` is the usual magnitude.
     """
 
@@ -47,6 +48,7 @@ class InputSpec:
     role: str = "data"
     low: int = 0
     high: int = 1
+    inverted: bool = False
 
 
 def _no_files() -> dict[str, bytes]:

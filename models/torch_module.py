@@ -113,7 +113,8 @@ def _named(module: Any, examples: Any) -> dict[str, np.ndarray]:
         pairs = dict(zip(names, values, strict=False))
     if not pairs:
         raise ModelError("no example inputs are given", hint=_SHAPE)
-    return {name: _array(name, value) for name, value in pairs.items()}
+    optional = {p.name for p in _parameters(module) if p.default is None}
+    return {n: _array(n, v) for n, v in pairs.items() if v is not None or n not in optional}
 
 
 def _array(name: str, value: Any) -> np.ndarray:
@@ -137,12 +138,23 @@ def _spec(name: str, array: np.ndarray, dims: Dims | None, lengths: dict[int, st
         if isinstance(dim, int) and dim != size:
             raise ModelError(f"dims of {name!r} say {dim} where its example has {size}")
     dtype = next(short for short, kind in DTYPES.items() if kind == array.dtype)
-    if name == "attention_mask" and array.dtype.kind in "biu" and len(chosen) == 2:
-        return InputSpec(name, dtype, chosen, role="mask")
+    if _is_mask(name, array, chosen):
+        inverted = "padding" in name or (array.size > 0 and not array.any())
+        return InputSpec(name, dtype, chosen, role="mask", inverted=inverted)
+    if array.dtype.kind == "b":  # never an index, so both values may stand anywhere
+        return InputSpec(name, dtype, chosen, role="data", low=0, high=1)
     if array.dtype.kind in "biu":  # never beyond what the example has: it may be an index
         low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
         return InputSpec(name, dtype, chosen, role="data", low=low, high=high)
     return InputSpec(name, dtype, chosen, role="data")
+
+
+def _is_mask(name: str, array: np.ndarray, dims: tuple[int | str, ...]) -> bool:
+    """Whether an input [batch, length] says which tokens are real: by its name, or because its example is constant."""
+    if array.dtype.kind not in "biu" or len(dims) != 2 or not all(isinstance(d, str) for d in dims):
+        return False
+    constant = array.size > 0 and int(array.min()) == int(array.max()) in (0, 1)
+    return any(word in name for word in ("mask", "pad")) or (array.dtype.kind == "b" and constant)
 
 
 def _default_dims(name: str, array: np.ndarray, lengths: dict[int, str]) -> tuple[int | str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import numpy as np
 from ..backends import registry
 from ..backends.bundle import Bundle
 from ..backends.cases import Case, Cases
-from ..compiler.plan import Guard, Plan, Variant
+from ..compiler.driver import PASSES, compile_program
+from ..compiler.hardware.machine import this_machine
+from ..compiler.plan import Guard, Note, Plan, Variant
+from ..compiler.task import Task
 from ..ir.evaluate import Evaluator
 from ..ir.graph import Graph, Node, Program, Value
 from ..ir.unfold import unfold
@@ -21,8 +25,10 @@ from .parity import TOLERANCE, Report, compare
 _PROBE = "probe"
 
 
-def first_difference(bundle: Bundle, cases: Cases) -> dict[str, Any]:
+def first_difference(bundle: Bundle, cases: Cases, captured: Program | None = None) -> dict[str, Any]:
     """Where the bundle leaves the program that it was built from.
+
+    captured: the original's program before any pass; with it, a fault of a pass is told from one of the capture.
 
     The program is run in numpy on the smallest case that fails. Where numpy agrees with the original, the backend is
     at fault, and the first node whose value differs is found with about log2(nodes) builds. Where it does not, the
@@ -33,7 +39,7 @@ def first_difference(bundle: Bundle, cases: Cases) -> dict[str, Any]:
     flat = unfold(bundle.program, fused=False)
     evaluated = compare(lambda x: _numpy(flat, bundle.path, x), Cases("", [case]), dtype)
     if not evaluated.passed:
-        return _program_at_fault(case, evaluated)
+        return _program_at_fault(bundle, case, evaluated, captured)
     graph = flat.functions[flat.entries[0]]
     nodes = [n for n in graph.nodes if n.op.name != "weight"]
     expected = _inner_values(flat, bundle.path, case)
@@ -122,13 +128,34 @@ def _ending_at(program: Program, values: tuple[Value, ...]) -> Program:
     return replace(program, functions={**kernels, _PROBE: cut}, entries=(_PROBE,))
 
 
-def _program_at_fault(case: Case, report: Report) -> dict[str, Any]:
+def _program_at_fault(bundle: Bundle, case: Case, report: Report, captured: Program | None) -> dict[str, Any]:
     worst = max(report.outputs, key=lambda o: o.max_abs_error / (o.tolerance or 1.0))
-    text = (
-        f"the program itself differs from the original in {worst.name} by {worst.max_abs_error:.3g} (case "
-        f"{case.name}), so the capture or a pass is at fault, not the backend; compile it again with --explain"
-    )
-    return {"stage": "program", "output": worst.name, "max_abs_error": worst.max_abs_error, "text": text}
+    by = f"{worst.name} by {worst.max_abs_error:.3g} (case {case.name})"
+    start = f"the program itself differs from the original in {by}"
+    found: dict[str, Any] = {"stage": "program", "output": worst.name, "max_abs_error": worst.max_abs_error}
+    if captured is None:
+        return {**found, "text": f"{start}; give the original with --against to tell which pass"}
+    dtype = bundle.manifest.info["dtype"]
+
+    def agrees(program: Program) -> bool:
+        return compare(Evaluator(program).run, Cases("", [case]), dtype).passed
+
+    if not agrees(captured):
+        return {**found, "stage": "capture", "text": f"{start}: it was captured wrong, before any pass"}
+    name, notes = _first_pass(bundle, captured, agrees)
+    places = "".join(f"\n  {n.where.spoken if n.where else ''}: {n.text}" for n in notes)
+    return {**found, "stage": f"pass {name}", "text": f"{start}: the pass {name} made it so{places}"}
+
+
+def _first_pass(bundle: Bundle, captured: Program, agrees: Callable[[Program], bool]) -> tuple[str, list[Note]]:
+    """The first pass after which the program no longer agrees, and what that pass says it did."""
+    machine = this_machine(bundle.manifest.target)
+    task = Task(machine, registry.get(bundle.manifest.backend).capabilities(machine), ranges=captured.symbols)
+    for i, step in enumerate(PASSES):
+        plan = compile_program(captured, task, passes=PASSES[: i + 1])
+        if not agrees(plan.program):
+            return step.name, [n for n in plan.notes if n.pass_name == step.name]
+    return "precision or the stored weights", []
 
 
 def _spoken(node: Node) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.bundle import Bundle
 from ..backends.cases import Case, Cases
-from ..ir.diagnostics import RunError
+from ..ir.diagnostics import CheckError, RunError
 from ..ir.graph import Program
 from ..ir.ops.attention import attention
 
@@ -97,7 +98,7 @@ def _noise(case: Case, exact: Arrays, program: Program) -> dict[str, float]:
     wide = _case(case.name, case.entry, case.inputs, exact, program, case.rows).outputs
     return {
         k: float(np.abs(v.astype(np.float64) - wide[k]).max(initial=0.0))
-        for k, v in case.outputs.items() if wide[k].dtype == np.float64
+        for k, v in case.outputs.items() if k in wide and wide[k].dtype == np.float64
     }  # fmt: skip
 
 
@@ -110,14 +111,17 @@ def _case(name: str, entry: str, inputs: Arrays, outputs: Arrays, program: Progr
     lead = next(iter(inputs.values())).shape[:2]
     for key, array in outputs.items():
         array = np.ascontiguousarray(array)
+        finite = np.isfinite(array) if array.dtype.kind == "f" else np.ones(array.shape, bool)
         if array.shape[:2] != lead or array.ndim < 2:
-            stored[key] = array
+            if finite.all():  # what the original cannot compute proves nothing
+                stored[key] = array
             continue
         if known is not None:
             rows[key] = known[key]
             stored[key] = array.reshape(lead[0] * lead[1], *array.shape[2:])[rows[key]]
             continue
         keep = np.ones(lead, bool) if mask is None or mask.shape != lead else attends(program, mask)
+        keep = keep & finite.reshape(*lead, -1).all(axis=-1)
         chosen = np.flatnonzero(keep.reshape(-1)).astype(np.int64)
         width = array.nbytes // max(1, lead[0] * lead[1])
         if len(chosen) * width > _FULL_BYTES:
@@ -143,6 +147,19 @@ def compare(run: Call, cases: Cases, dtype: str) -> Report:
             by_case.append(_measure(error, case, answers[key], expected, TOLERANCE[dtype]))
     outputs = list(errors.values())
     return Report(all(e.passed for e in outputs), outputs, len(cases.cases), cases.origin, by_case)
+
+
+def check(bundle: Bundle, dtype: str) -> None:
+    """Raises: CheckError where a bundle does not answer as the original did."""
+    cases = bundle.cases()
+    report = compare(bundle.run, cases, dtype) if cases.cases else None
+    wrong = [o for o in report.outputs if not o.passed] if report is not None else []
+    if wrong:
+        worst = ", ".join(f"{o.name} by {o.max_abs_error:.3g} where {o.tolerance:.3g} is allowed" for o in wrong)
+        raise CheckError(
+            f"the bundle differs from {cases.origin} (case {wrong[0].worst_case})", found=worst,
+            hint="nothing was written; compile without --verify and run `tundish verify --bisect` to find the node",
+        )
 
 
 def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.ndarray, share: float

@@ -114,6 +114,7 @@ def _transformers_onnx(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         made = OnnxExporter().export(module, tensors, config=config)
     except Exception:  # a named size may be narrower than the exporter asks for: let it choose
         config.dynamic_shapes = None
+        started = time.perf_counter()
         made = OnnxExporter().export(module, tensors, config=config)
     path = folder / "transformers.onnx"
     OnnxExporter.save_program(made.program, str(path))

@@ -185,3 +185,50 @@ def test_bisect_names_the_first_node_that_differs(tmp_path: Path, monkeypatch: p
     found = report.first_difference
     assert found["stage"] == "backend" and found["op"] == "linear + gelu"
     assert found["module"].startswith("encoder.layer.0.") and "modeling_bert.py:" in found["source"]
+
+
+def test_a_wrong_bundle_is_not_written_when_it_is_to_be_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tundish.backends.onnxruntime import lower_fused
+
+    def wrong(to, graph, nodes):
+        return {nodes[1].output: to("MatMul", *nodes[0].inputs[:2])}  # neither bias nor gelu
+
+    path = tmp_path / "m.tundish"
+    tundish.compile("bert-tiny", path).close()
+    before = _files(path)
+    monkeypatch.setitem(lower_fused.FUSED, ("linear", ("gelu",)), wrong)
+    assert tundish_("compile", "bert-tiny", "-o", str(path), "--verify") == 1
+    assert "the bundle differs from torch" in capsys.readouterr().err
+    assert _files(path) == before
+
+
+def test_bisect_names_the_pass_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from tundish.compiler import driver
+    from tundish.compiler.rewriting import Rewritten
+    from tundish.ir.build import Rebuilder
+
+    sound = driver.PASSES
+
+    def spoil(program, task):
+        done = next(p for p in sound if p.name == "raise_activation")(program, task)
+        name = done.program.entries[0]
+        to = Rebuilder(done.program.functions[name])
+        for node in to.graph.nodes:
+            made = to.copy(node)
+            if node.op.name == "tanh":
+                with to.at(node.where):
+                    to.map[made.output] = to.emit("neg", made.output)
+        functions = {**done.program.functions, name: to.done()}
+        return Rewritten(done.program.replace(functions=functions), done.notes)
+
+    passes = tuple(replace(p, run=spoil) if p.name == "raise_activation" else p for p in sound)
+    monkeypatch.setattr("tundish.profiler.bisect.PASSES", passes)
+    defaults = {**driver.compile_program.__kwdefaults__, "passes": passes}
+    monkeypatch.setattr(driver.compile_program, "__kwdefaults__", defaults)
+    bundle = tundish.compile("bert-tiny", tmp_path / "m.tundish")
+    report = tundish.verify(bundle, against="bert-tiny", bisect=True)
+    assert not report.passed and report.first_difference["stage"] == "pass raise_activation"

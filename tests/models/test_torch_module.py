@@ -135,3 +135,34 @@ def test_a_factory_in_a_file(tmp_path):
     path.write_text("import nothing_of_that_name")
     with pytest.raises(ModelError, match="cannot be imported: ModuleNotFoundError"):
         open_model(f"{path}:tiny")
+
+
+def test_a_mask_of_any_name_is_drawn_as_a_mask() -> None:
+    """An example mask of all ones must not hide what padding does."""
+    import torch
+
+    from tundish.models.cases import cases
+    from tundish.models.torch_module import module_source
+
+    class Masked(torch.nn.Module):
+        def forward(self, x, mask, src_key_padding_mask):
+            return x * mask[:, :, None] * (~src_key_padding_mask)[:, :, None]
+
+    ones = torch.ones(2, 5, dtype=torch.long)
+    source = module_source(Masked(), {"x": torch.rand(2, 5, 4), "mask": ones, "src_key_padding_mask": ones == 0})
+    roles = {s.name: (s.role, s.inverted) for s in source.inputs}
+    assert roles == {"x": ("data", False), "mask": ("mask", False), "src_key_padding_mask": ("mask", True)}
+    left = next(c for c in cases(source) if c.name == "padding left").inputs
+    assert 0 < left["mask"].sum() < left["mask"].size
+    assert (left["src_key_padding_mask"] == (left["mask"] == 0)).all()
+
+
+def test_a_name_that_is_also_a_folder_is_refused(tmp_path, monkeypatch) -> None:
+    from tundish.models.errors import ModelError
+    from tundish.models.open import open_model
+
+    (tmp_path / "gpt2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError) as caught:
+        open_model("gpt2")
+    assert caught.value.hint == "write ./gpt2 for the folder"
