@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from .backends.bundle import Bundle, open_bundle, write_bundle
+from .backends.bundle import Bundle, check_place, open_bundle, write_bundle
+from .backends.version import version
 from .compiler.plan import Plan
 from .compiler.task import Precision, Task
-from .ir.diagnostics import CaptureError, CompileError, LoadError, TundishError
+from .ir.diagnostics import CaptureError, CheckError, CompileError, LoadError, RunError, TundishError, ours
 from .ir.dims import Range
 from .ir.graph import Program
 from .profiler.report.progress import Progress, silent, stages
@@ -24,10 +25,11 @@ from .profiler.report.table import pairs, table
 __all__ = [
     "Bundle", "Program", "TundishError", "account", "bench", "capture", "compile", "demo", "doctor", "explain",
     "export", "load", "models", "ops", "pairs", "run", "show", "stages", "summary", "table", "targets",
-    "verify",
+    "verify", "version",
 ]  # fmt: skip
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
+SEQ = 128  # the sequence length that `account` and `bench` take when none is given
 Span = Range | str | int | None
 NOTES = "notes.json"
 
@@ -60,6 +62,7 @@ def compile(
     from .backends.registry import get
     from .compiler.driver import compile_program, pass_names
     from .compiler.hardware.machine import this_machine
+    from .ir.text import to_text
     from .profiler.parity import check, record
 
     if precision not in PRECISIONS:
@@ -69,8 +72,11 @@ def compile(
     if target not in capabilities.targets:
         hint = f"{backend} builds for {', '.join(sorted(capabilities.targets))}"
         raise CompileError(f"there is no target {target!r} with this backend", hint=hint)
+    _check_usable(target, backend)
     if print_after and print_after not in pass_names():
         raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
+    if output is not None:
+        check_place(Path(output))
     work = _Work(model, task, batch, seq, inputs, progress)
     dtype = PRECISIONS[precision]
     plan = compile_program(
@@ -79,16 +85,18 @@ def compile(
         print_after=(print_after,) if print_after else (),
         on_pass=lambda name, i, n: progress("optimising", 0.4 + 0.15 * i / n),
     )
-    progress("asking the original model", 0.55)
+    if work.source is not None:
+        progress("asking the original model", 0.55)
     cases = record(work.call, work.cases(), work.program, work.origin, work.exact)
     progress("writing the bundle", 0.8)
     folder, finalize = (Path(output), None) if output is not None else _temporary(work.name)
-    bundle = write_bundle(
-        folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
-        info={"precision": precision, "dtype": dtype, "memory": _memory(plan), "notes": list(work.notes),
-              "task": task},
-        check=(lambda made: check(made, dtype)) if verified else None,
-    )  # fmt: skip
+    with ours(lambda: to_text(plan.program), CheckError, RunError):
+        bundle = write_bundle(
+            folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
+            info={"precision": precision, "dtype": dtype, "memory": _memory(plan), "notes": list(work.notes),
+                  "task": task},
+            check=(lambda made: check(made, dtype)) if verified else None,
+        )  # fmt: skip
     if finalize is not None:
         weakref.finalize(bundle, finalize)
     progress("done", 1.0)
@@ -120,38 +128,36 @@ def run(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Runs a bundle once; an input is an array, a .npy file, or "random" (seeded). Rows describe the outputs."""
     from .backends.inputs import arrays
+    from .ir.weight_file import writing
 
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
     outputs = opened.run(arrays(opened, inputs), entry=entry, threads=threads)
-    folder = Path(output) if output is not None else None
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name, array in outputs.items():
-        row: dict[str, Any] = {"output": name, "dtype": str(array.dtype), "shape": list(array.shape)}
-        if folder is not None:
-            np.save(folder / f"{name}.npy", array)
-            row["file"] = str(folder / f"{name}.npy")
-        rows.append(row)
+    rows: list[dict[str, Any]] = [
+        {"output": name, "dtype": str(array.dtype), "shape": list(array.shape)} for name, array in outputs.items()
+    ]
+    if output is not None:
+        with writing(str(output)):
+            Path(output).mkdir(parents=True, exist_ok=True)
+            for row, (name, array) in zip(rows, outputs.items(), strict=True):
+                row["file"] = str(Path(output) / f"{name}.npy")
+                np.save(row["file"], array)
     return rows
 
 
 def verify(
-    bundle: str | Path | Bundle, *, against: Any = None, bisect: bool = False, threads: int | None = None
-) -> Any:
+    bundle: str | Path | Bundle, *, against: Any = None, bisect: bool = False, threads: int | None = None,
+    progress: Progress = silent,
+) -> Any:  # fmt: skip
     """Replays the stored cases of the original model, or reruns the original (`against`); a `parity.Report`.
 
+    against: a model as `compile` takes it; a torch module is sampled with the inputs of the first stored case.
     Raises: LoadError where the stored answers are not an original's.
     """
     from .profiler import parity
     from .profiler.bisect import first_difference
 
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
-    cases = opened.cases()
-    if against is not None:
-        work = _Work(against, opened.manifest.info.get("task"), None, None, None, silent)
-        inputs = [(c.name, c.inputs) for c in cases.cases]
-        cases = parity.record(work.call, inputs, work.program, work.origin, work.exact)
+    cases, captured = (opened.cases(), None) if against is None else _asked_again(opened, against, progress)
     if not cases.cases:
         raise LoadError(
             "the bundle holds no answers of an original model to verify by",
@@ -162,9 +168,9 @@ def verify(
             "the stored answers came from Tundish itself and prove nothing",
             hint="compile from the original model, or give it with --against",
         )
-    report = parity.compare(lambda x: opened.run(x, threads=threads), cases, opened.manifest.info["dtype"])
+    report = parity.compare(lambda x: opened.run(x, threads=threads), cases, opened.manifest.dtype)
     if bisect and not report.passed:
-        report.first_difference = first_difference(opened, cases, None if against is None else work.program)
+        report.first_difference = first_difference(opened, cases, captured)
         report.notes.append(report.first_difference["text"])
     return report
 
@@ -179,26 +185,31 @@ def export(
     Raises: CompileError where an op does not exist at that opset.
     """
     from .backends.onnxruntime.backend import OnnxRuntime
-    from .backends.onnxruntime.export import export_onnx
+    from .backends.onnxruntime.export import check_asked, export_onnx
     from .compiler.driver import compile_program
     from .compiler.hardware.machine import this_machine
+    from .ir.text import to_text
 
+    check_asked(Path(output), opset)
     work = _Work(model, task, batch, seq, inputs, progress)
     capabilities = OnnxRuntime(portable=portable, opset=opset).capabilities(this_machine())
     plan = compile_program(work.program, Task(this_machine(), capabilities, ranges=work.program.symbols))
     progress("writing", 0.7)
-    row = export_onnx(plan, Path(output), portable=portable, opset=opset)
+    with ours(lambda: to_text(plan.program)):
+        row = export_onnx(plan, Path(output), portable=portable, opset=opset)
     progress("done", 1.0)
     return row
 
 
-def show(model: Any, *, task: str | None = None, optimized: bool = False) -> dict[str, Any]:
+def show(
+    model: Any, *, task: str | None = None, optimized: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
     """What was captured: inputs, outputs, functions and op counts (calls expanded), and the program's text."""
     from .ir.fold import fold
     from .ir.text import to_text
     from .ir.walk import op_counts
 
-    work = _Work(model, task, None, None, None, silent)
+    work = _Work(model, task, None, None, None, progress)
     program = _optimized(work.program, "onnxruntime") if optimized else fold(work.program)
     entry = program.functions[program.entries[0]]
     counts = op_counts(program)
@@ -214,44 +225,61 @@ def show(model: Any, *, task: str | None = None, optimized: bool = False) -> dic
     }
 
 
-def account(model: Any, *, batch: int = 1, seq: int = 128, task: str | None = None) -> dict[str, Any]:
+def account(
+    model: Any, *, batch: int = 1, seq: int | None = None, task: str | None = None, progress: Progress = silent
+) -> dict[str, Any]:
     """Parameters, FLOPs and bytes, exact, by module and op, at one batch and sequence length.
 
+    seq: 128 by default, or what the model can take where that is less.
     Counted on the captured program with norms, attention and activations raised to single ops, before fusion.
     """
     from .profiler.account import account as count
 
-    work = _Work(model, task, f"1..{max(batch, 1)}", f"1..{max(seq, 1)}", None, silent)
+    work = _Work(model, task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ), None, progress)
     buffers = work.source.buffers() if work.source is not None else frozenset()
+    longest = work.program.symbols.get("seq", DEFAULT_SEQ).high
+    seq = min(SEQ, longest or SEQ) if seq is None else seq
     sizes = {name: batch if name == "batch" else seq for name in work.program.symbols}
     return count(_optimized(work.program, "reference"), sizes, buffers=buffers).to_json()
 
 
 def bench(
-    model: Any = None, *, peers: list[str] | None = None, batch: int = 1, seq: int = 128, rounds: int = 15,
+    model: Any = None, *, peers: list[str] | None = None, batch: int = 1, seq: int | None = None, rounds: int = 15,
     threads: int | None = None, write: str | Path | None = None, progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Times our bundle against its peers, interleaved, each in a process of its own; rows with ratios.
 
-    model: a model, or None for the workloads of docs/benchmarks.md. write: the markdown file to rewrite.
+    model: a path or name, or None for the workloads of docs/benchmarks.md. seq: 128, or what the model can take.
+    write: the markdown file to rewrite.
     """
     from .models.cases import make
     from .profiler.benchmarks import WORKLOADS, write_tables
-    from .profiler.compare import compare_peers
+    from .profiler.compare import check_peers, compare_peers
 
+    check_peers(peers)
+    if not isinstance(model, (str, Path, type(None))):
+        raise TundishError("each competitor loads the model itself, so it must have a name",
+                           found=type(model).__name__, hint="give a path, a name, or file.py:factory")  # fmt: skip
     handed = {
         "compile": f"{__package__}.api:compile", "loader": f"{__package__}.models.open:open_model",
         "inputs_maker": f"{__package__}.models.cases:make",
     }  # fmt: skip
     results = []
-    for name, rows, length in WORKLOADS if model is None else [(model, batch, seq)]:
-        inputs = make(_source(name, None, None), rows, length, np.random.default_rng(0))
+    for name, rows, length in WORKLOADS if model is None else [(str(model), batch, seq)]:
+        progress(f"{name}: loading the model", 0.0)
+        source = _source(name, None, None)
+        longest = source.max_seq or length or SEQ
+        length = length or min(SEQ, longest)
+        if length > longest:
+            raise CaptureError(f"{name} takes at most {longest} positions", found=f"--seq {length}")
+        sizes = {"batch": _beyond(rows, DEFAULT_BATCH), "seq": _beyond(length, DEFAULT_SEQ)}
         results.append(
             compare_peers(
-                name, inputs, handed, peers=peers, rounds=rounds, threads=threads,
-                say=_saying(progress, name),
+                name, make(source, rows, length, np.random.default_rng(0)), {**handed, **sizes}, peers=peers,
+                rounds=rounds, threads=threads, say=_saying(progress, name),
             )
         )
+        del source
     if write is not None:
         write_tables(Path(write), results)
     return {"rows": [{"model": r["model"], **row} for r in results for row in r["rows"]]}
@@ -296,9 +324,9 @@ def summary(bundle: Bundle) -> dict[str, Any]:
     return {
         "bundle": str(bundle.path),
         "bytes": sum(f.size for f in m.files.values()),
-        "model": m.name, "target": m.target, "backend": m.backend, "precision": m.info["precision"],
-        "sizes": {n: f"{low}..{high}" for e in bundle.entries.values() for n, (low, high) in e.symbols.items()},
-        "memory": m.info["memory"], "notes": m.info["notes"],
+        "model": m.name, "target": m.target, "backend": m.backend, "precision": m.info.get("precision", ""),
+        "sizes": {n: str(Range(*span)) for e in bundle.entries.values() for n, span in e.symbols.items()},
+        "memory": m.info.get("memory", {}), "notes": m.info.get("notes", []),
     }  # fmt: skip
 
 
@@ -326,9 +354,13 @@ class _Work:
         self.ranges = {"batch": _range("batch", batch, DEFAULT_BATCH), "seq": _range("seq", seq, DEFAULT_SEQ)}
         self.source: Any = None
         self.notes: tuple[str, ...] = ()
+        if str(model) == "":
+            raise CaptureError("no model is named")
         saved = _saved_program(model)
         if saved is not None:
-            self.name, self.program = saved
+            self.name, program = saved
+            self.program = _narrowed(program, {"batch": batch, "seq": seq}, task)
+            self.notes = ("from a captured graph, without answers of an original model to verify by",)
             return
         progress("loading the model", 0.0)
         self.source = _source(model, task, inputs)
@@ -344,7 +376,7 @@ class _Work:
         longest, span = self.source.max_seq, self.ranges["seq"]
         if longest is None or (span.high is not None and span.high <= longest):
             return
-        if asked and span.high is not None:
+        if asked and (span.high is not None or span.low > longest):
             raise CaptureError(f"{self.name} takes at most {longest} positions", found=f"--seq {span}")
         self.ranges["seq"] = Range(span.low, longest)
 
@@ -364,7 +396,7 @@ class _Work:
 
     def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         if self.source is not None:
-            return dict(self.source.call(inputs))
+            return _answer(self.source, inputs)
         from .ir.evaluate import evaluate
 
         return evaluate(self.program, inputs)
@@ -385,6 +417,41 @@ class _Work:
             (self.ranges["batch"], DEFAULT_BATCH), (self.ranges["seq"], DEFAULT_SEQ))]  # fmt: skip
         made = (*cases(self.source, *spans), *text_cases(self.source, self.files, *spans))
         return [(c.name, c.inputs) for c in made]
+
+
+def _answer(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the original answers. Raises: CaptureError where it cannot run on these inputs."""
+    try:
+        return dict(source.call(inputs))
+    except MemoryError:
+        raise
+    except Exception as error:  # the user's own module may raise anything
+        first = str(getattr(error, "problem", error)).strip().partition("\n")[0]
+        raise CaptureError(
+            f"{source.name} does not answer: {type(error).__name__}: {first}",
+            found=", ".join(f"{name}{list(array.shape)}" for name, array in inputs.items()),
+            hint="run the original on these shapes, or allow other sizes with --batch and --seq",
+        ) from error
+
+
+def _asked_again(bundle: Bundle, model: Any, progress: Progress) -> tuple[Any, Program]:
+    """What the original answers now, to the stored cases or else to new ones, and its program before any pass."""
+    from .profiler.parity import record
+
+    stored = bundle.cases().cases
+    spans = {n: Range(*span) for e in bundle.entries.values() for n, span in e.symbols.items()}
+    given = None
+    if not isinstance(model, (str, Path, Program)) and stored:
+        import torch
+
+        given = {name: torch.from_numpy(np.array(array)) for name, array in stored[0].inputs.items()}
+    work = _Work(model, bundle.manifest.info.get("task"), spans.get("batch"), spans.get("seq"), given, progress)
+    if work.source is None:
+        raise LoadError("a captured graph is no original, and proves nothing",
+                        hint="give the model that it was captured from")  # fmt: skip
+    progress("asking the original model", 0.55)
+    inputs = [(c.name, c.inputs) for c in stored] or work.cases()
+    return record(work.call, inputs, work.program, work.origin, work.exact), work.program
 
 
 def _notes(plan: Plan) -> tuple[str, bytes]:
@@ -428,6 +495,15 @@ def _check_fits(weight_bytes: int | None) -> None:
         )
 
 
+def _check_usable(target: str, backend: str) -> None:
+    """Raises: CompileError where this machine lacks what the target needs; the CPU is always there."""
+    if target == "cpu":
+        return
+    for row in targets():
+        if (row["target"], row["backend"]) == (target, backend) and not row["usable"]:
+            raise CompileError(f"target {target!r} is not usable here: {row['about']}", hint="see `tundish targets`")
+
+
 def _captured(source: Any, ranges: Mapping[str, Range]) -> Program:
     """The source's program, flat."""
     from .ir.capture.from_torch import capture as capture_torch
@@ -457,6 +533,31 @@ def _optimized(program: Program, backend: str) -> Program:
 
     task = Task(this_machine(), get(backend).capabilities(this_machine()), ranges=program.symbols)
     return compile_program(program, task).program
+
+
+def _narrowed(program: Program, asked: Mapping[str, Span], task: str | None) -> Program:
+    """A captured graph for the sizes asked for, which must be among its own. Raises: CaptureError."""
+    if task is not None:
+        raise CaptureError("a captured graph has its head already", found=f"--task {task}")
+    symbols = dict(program.symbols)
+    for name, span in asked.items():
+        if span is None:
+            continue
+        known, wanted = symbols.get(name), _range(name, span, DEFAULT_BATCH)
+        if known is None:
+            raise CaptureError(f"the captured graph has no size named {name}", hint=f"it has {', '.join(symbols)}")
+        if wanted.high is None:
+            wanted = Range(wanted.low, known.high)
+        if wanted.low not in known or (wanted.high is not None and wanted.high not in known):
+            raise CaptureError(f"the captured graph allows {name} {known}", found=f"--{name} {wanted}",
+                               hint="capture it again for these sizes")  # fmt: skip
+        symbols[name] = wanted
+    return program.replace(symbols=symbols)
+
+
+def _beyond(size: int | None, default: Range) -> str | None:
+    """The range to capture for a size that the default range does not hold."""
+    return None if size is None or size in default or size < 1 else f"1..{size}"
 
 
 def _range(name: str, asked: Span, default: Range) -> Range:

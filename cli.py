@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import platform
+import shlex
 import sys
 import tempfile
 import traceback
@@ -13,10 +16,26 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+
+
+class _Group(TyperGroup):
+    """Typer has its own answers to Ctrl-C and to a closed pipe; these are ours."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except (KeyboardInterrupt, BrokenPipeError) as stop:
+            raise SystemExit(_stopped(stop)) from stop
+
 
 app = typer.Typer(
-    name="tundish", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="tundish", cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="One Transformer model in, a verified bundle for your hardware out.",
+    epilog="Exit codes: 0 done, 1 a check failed, 2 something to change in the input, 70 a fault of ours. "
+    "`--debug` anywhere shows the traceback of an error.",
 )  # fmt: skip
 
 Model = Annotated[str, typer.Argument(help="a folder, .gguf file, zoo name, file.py:factory, or a saved graph")]
@@ -30,6 +49,23 @@ PrecisionName = Annotated[str, typer.Option(help="fp32, fp16 or bf16")]
 Threads = Annotated[int | None, typer.Option(min=1, help="threads to compute with; all cores when not given")]
 BatchSize = Annotated[int, typer.Option(min=1, help="batch size")]
 SeqSize = Annotated[int | None, typer.Option(min=1, help="sequence length; 128, or what the model can take")]
+
+
+def _version(asked: bool) -> None:
+    from . import api
+
+    if asked:
+        print(f"tundish {api.version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    pass  # it is here for its option, and its docstring would take the place of the help's first line
 
 
 @app.command()
@@ -328,42 +364,76 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [a for a in given if a != "--debug"]
-    sys.exit(_guarded(lambda: app(args=given, standalone_mode=True), given, debug))
+    code = _guarded(lambda: app(args=given, prog_name="tundish", standalone_mode=True), given, debug)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError as stop:
+        code = _stopped(stop)
+    sys.exit(code)
 
 
 def _guarded(command: Callable[[], Any], arguments: list[str], debug: bool) -> int:
-    from . import api
-
     try:
         command()
         return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except api.TundishError as error:
-        if debug:
-            raise
-        _say(f"tundish: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        _say("tundish: stopped; nothing half-written was left")
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except (KeyboardInterrupt, BrokenPipeError) as stop:
+        return _stopped(stop)
     except Exception as error:
         if debug:
-            raise
-        _say(f"tundish: a fault of ours: {type(error).__name__}: {error}")
-        _say(f"  a reproduction is in {_reproduction(arguments, error)}; please report it")
-        return 70
+            traceback.print_exc()
+        return _failed(error, arguments)
 
 
-def _reproduction(arguments: list[str], error: BaseException) -> Path:
+def _stopped(stop: BaseException) -> int:
+    """Ctrl-C, or nobody reads on: the exit codes that a shell knows them by."""
+    if isinstance(stop, KeyboardInterrupt):
+        _say("tundish: stopped; nothing half-written was left")
+        return 130
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+def _failed(error: Exception, arguments: list[str]) -> int:
+    from . import api
+
+    program: str | None = getattr(error, "tundish_program", None)
+    if isinstance(error, api.TundishError) and program is None:
+        _say(f"tundish: {error}")
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        _say("tundish: there is not enough memory")
+        return 2
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        _say(f"tundish: {error.strerror}{f': {error.filename}' if error.filename else ''}")
+        return 2
+    first = str(error).strip().partition("\n")[0]
+    _say(f"tundish: a fault of ours: {type(error).__name__}: {first}")
+    try:
+        _say(f"  a reproduction is in {_reproduction(arguments, error, program or '')}; please report it")
+    except OSError as lost:
+        _say(f"  a reproduction could not be written ({lost.strerror}); run it again with --debug")
+    return 70
+
+
+# What a machine may refuse to any program: a full disk, no permission, too many open files.
+_OF_THE_MACHINE = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EPERM,
+    errno.EROFS,
+})  # fmt: skip
+
+
+def _reproduction(arguments: list[str], error: BaseException, program: str) -> Path:
     """Writes the command, the versions, the traceback and, where one is known, the program's text."""
+    from . import api
+
     folder = Path(tempfile.mkdtemp(prefix="tundish-fault-"))
-    (folder / "command.txt").write_text("tundish " + " ".join(arguments) + "\n")
+    (folder / "command.txt").write_text(f"tundish {shlex.join(arguments)}\n")
     (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
-    text = getattr(error, "tundish_program", None)
-    if text:
-        (folder / "program.txt").write_text(text)
+    lines = [f"tundish {api.version()}", f"python {platform.python_version()}", platform.platform()]
+    lines += [f"{row['part']}: {row['about']}" for row in api.doctor()]
+    (folder / "versions.txt").write_text("\n".join(lines) + "\n")
+    if program:
+        (folder / "program.txt").write_text(program)
     return folder

@@ -13,9 +13,10 @@ from ..compiler.hardware.machine import this_machine
 from ..ir.diagnostics import LoadError
 from . import registry
 from .base import WEIGHTS, Built, Runner
-from .bundle_write import PLAN, write_bundle
+from .bundle_write import PLAN, check_place, write_bundle
 from .cases import Cases, read_cases
 from .manifest import Manifest, check_files, read_manifest
+from .plan_text import read_program
 from .signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ class Bundle:
     @cached_property
     def program(self) -> Program:
         """The program as it was built, its weights referring to the bundle's file."""
-        from ..ir.text import from_text
-
-        return from_text((self.path / PLAN).read_text())
+        return read_program(self.path / PLAN)
 
     def cases(self) -> Cases:
         """The stored cases of the original model."""
@@ -123,4 +122,4 @@ def open_bundle(path: str | Path, *, threads: int | None = None) -> Bundle:
     return Bundle(path, manifest, threads)
 
 
-__all__ = ["Bundle", "open_bundle", "write_bundle"]
+__all__ = ["Bundle", "check_place", "open_bundle", "write_bundle"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ from .base import WEIGHTS, Backend, Built
 from .cases import Cases, write_cases
 from .manifest import MANIFEST, SCHEMA, EntryPoint, Manifest, entries_of, list_files
 from .plan_text import plan_text
-from .publish import folder_aside
+from .publish import folder_aside, refuse
 from .version import version
 from .weight_out import Progress, stored_program, stored_weights, write
 
@@ -45,12 +46,36 @@ def write_bundle(
 
     out = Path(out)
     out = out.parent.resolve() / out.name
+    check_place(out)
     with folder_aside(out, MANIFEST) as aside:
         _fill(aside, name or out.name, plan, backend, cases, extra_files, info or {}, progress)
         if check is not None:
             with open_bundle(aside) as made:
                 check(made)
     return open_bundle(out)
+
+
+def check_place(out: Path) -> None:
+    """Raises: BuildError where there is something that a bundle may not replace: all but a bundle or an empty folder.
+
+    Cheap, so that a compiler can ask before it starts.
+    """
+    refuse(out, MANIFEST)
+    file = out / MANIFEST
+    if file.is_file() and not _is_ours(file):
+        raise BuildError(
+            f"{out.name} is there, and its {MANIFEST} is not a bundle's",
+            hint="choose another name; nothing of it was touched",
+        )
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a manifest is one of a bundle, be it of another version or of a broken one."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"schema", "backend", "entries", "files"} <= found.keys()
 
 
 def build_files(plan: Plan, backend: Backend, folder: Path, progress: Progress | None = None) -> Built:

@@ -80,5 +80,5 @@ def read_cases(folder: Path) -> Cases:
             for i, c in enumerate(index["cases"])
         )  # fmt: skip
         return Cases(index["origin"], cases)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LoadError(f"{INDEX} is broken: {error}") from error

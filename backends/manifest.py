@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ..ir.diagnostics import LoadError
+from .manifest_check import problems
 from .signature import Signature, TensorSpec
 
 SCHEMA = 1
@@ -60,13 +61,23 @@ class Manifest(msgspec.Struct, frozen=True):
     info: dict[str, Any]
     files: dict[str, FileEntry]
 
+    @property
+    def dtype(self) -> str:
+        """The float type whose rounding its answers may show. Raises: LoadError where the maker noted none."""
+        if "dtype" not in self.info:
+            raise LoadError(f"{self.name} does not say in what type it computes", hint="compile it again")
+        return str(self.info["dtype"])
+
     def text(self) -> bytes:
         """As it stands in the file; the same manifest gives the same bytes."""
         return (json.dumps(msgspec.to_builtins(self), indent=1, sort_keys=True) + "\n").encode()
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises: LoadError where there is none, it is broken, or it was made by a newer version."""
+    """Raises: LoadError where there is none, it is broken, or it was made by a newer version.
+
+    Its files are not looked at here.
+    """
     path = folder / MANIFEST
     try:
         if path.is_symlink() or not path.is_file():
@@ -83,9 +94,13 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{folder.name} was made by a newer tundish", found=f"schema {schema}, this one reads up to {SCHEMA}",
                 hint="update tundish",
             )  # fmt: skip
-        return msgspec.json.decode(raw, type=Manifest)
+        manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LoadError(f"{folder.name}: {MANIFEST} is broken", found=str(error)) from error
+    problem = f"there is no schema {schema}" if schema != SCHEMA else next(problems(manifest), None)
+    if problem:
+        raise LoadError(f"{folder.name}: {MANIFEST} is broken", found=problem)
+    return manifest
 
 
 def file_sha256(path: Path, seen: Callable[[int], None] | None = None) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..compiler.plan import Plan
+from ..ir.diagnostics import LoadError
+
+if TYPE_CHECKING:
+    from ..ir.graph import Program
 
 
 def plan_text(plan: Plan) -> str:
@@ -20,6 +25,16 @@ def plan_text(plan: Plan) -> str:
     for name in sorted(plan.decisions):
         lines += [f"# decision {name}{line}" for line in _decision(plan.decisions[name])]
     return to_text(plan.program).rstrip("\n") + "\n\n" + "\n".join(lines) + "\n"
+
+
+def read_program(path: Path) -> Program:
+    """The program in a file of such text. Raises: LoadError, or another TundishError naming the line."""
+    from ..ir.text import from_text
+
+    try:
+        return from_text(path.read_text())
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise LoadError(f"{path.name} cannot be read as a program", found=str(error)) from error
 
 
 def _decision(decision: Any) -> Iterator[str]:

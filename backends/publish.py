@@ -27,7 +27,7 @@ def folder_aside(out: Path, marker: str) -> Iterator[Path]:
 
     Raises: BuildError where `out` is something else than such a folder, or the disk fails.
     """
-    _refuse(out, marker)
+    refuse(out, marker)
     with writing(out.name):
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(out)
@@ -46,7 +46,11 @@ def folder_aside(out: Path, marker: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def _refuse(out: Path, marker: str) -> None:
+def refuse(out: Path, marker: str) -> None:
+    """Raises: BuildError where `out` is something that may not be replaced, or lies below a file."""
+    above = next(p for p in out.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise BuildError(f"{out.name} cannot be made: {above.name} is not a folder", hint="choose another place")
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise BuildError(f"{out.name} is there and is not a folder", hint="choose another name, or remove it")
     if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():

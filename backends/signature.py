@@ -48,12 +48,13 @@ class Signature:
         return Graph(tuple(Value(s.name, s.type) for s in self.inputs), (), ())
 
     @cached_property
-    def _ranges(self) -> dict[str, Range]:
+    def ranges(self) -> dict[str, Range]:
+        """The same sizes; as text an open one is `1..`."""
         return {name: Range(low, high) for name, (low, high) in self.symbols.items()}
 
     def bind(self, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
         """The size of every symbol. Raises: RunError on inputs that do not fit."""
-        return bind(self._graph, inputs, self._ranges)
+        return bind(self._graph, inputs, self.ranges)
 
     def select(self, outputs: Sequence[str] | None) -> list[str]:
         """The wanted outputs' names, all by default. Raises: RunError on one that there is not."""
@@ -82,7 +83,7 @@ def signatures(plan: Plan) -> dict[str, Signature]:
     return found
 
 
-_COMPARE = {
+COMPARE = {
     "==": lambda a, b: a == b,
     "<=": lambda a, b: a <= b,
     "<": lambda a, b: a < b,
@@ -93,7 +94,7 @@ _COMPARE = {
 
 def holds(guard: Guard, sizes: Mapping[str, int]) -> bool:
     """Whether a guard holds at these sizes."""
-    return not guard.symbol or _COMPARE[guard.op](sizes[guard.symbol], guard.value)
+    return not guard.symbol or COMPARE[guard.op](sizes[guard.symbol], guard.value)
 
 
 def choose(variants: Sequence[Variant], sizes: Mapping[str, int]) -> int:

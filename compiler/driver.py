@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import TextIO
 
-from ..ir.diagnostics import CompileError
+from ..ir.diagnostics import CompileError, ours
 from ..ir.graph import Program
 from .passes.clean import clean
 from .passes.fold import fold_layers
@@ -68,13 +69,13 @@ def compile_program(
     for index, step in enumerate(passes[:end]):
         if on_pass is not None:
             on_pass(step.name, index, end)
-        plan = _run(step, plan, task, names[:index])
+        with ours(partial(_text, plan)):
+            plan = _run(step, plan, task, names[:index])
         if step.name in print_after:
             _print(plan, step.name, out or sys.stderr)
-        if verify_each:
-            _verify(plan.program)
-    if not verify_each:
-        _verify(plan.program)
+        if verify_each or index == end - 1:
+            with ours(partial(_text, plan)):
+                _verify(plan.program)
     return plan
 
 
@@ -118,10 +119,14 @@ def _verify(program: Program) -> None:
     verify(program)
 
 
-def _print(plan: Plan, name: str, out: TextIO) -> None:
+def _text(plan: Plan) -> str:
     from ..ir.text import to_text
 
-    out.write(f"# after {name}\n{to_text(plan.program)}\n")
+    return to_text(plan.program)
+
+
+def _print(plan: Plan, name: str, out: TextIO) -> None:
+    out.write(f"# after {name}\n{_text(plan)}\n")
     if name in plan.decisions:
         out.writelines(f"# {name} {key}: {value}\n" for key, value in plan.decisions[name].items())
 

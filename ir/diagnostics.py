@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -88,3 +90,19 @@ class CheckError(TundishError):
     """A check that did not hold. Exit code 1."""
 
     exit_code = 1
+
+
+@contextmanager
+def ours(program: Callable[[], str], *users: type[Exception]) -> Iterator[None]:
+    """Marks what is raised inside as a fault of ours, with the program's text for its reproduction.
+
+    The user's are CompileError, BuildError, LoadError, what the machine refuses, and the types in `users`.
+    """
+    theirs: tuple[type[Exception], ...] = (CompileError, BuildError, LoadError, OSError, MemoryError, *users)
+    try:
+        yield
+    except theirs:
+        raise
+    except Exception as error:
+        error.tundish_program = program()  # type: ignore[attr-defined]
+        raise

@@ -87,7 +87,8 @@ def estimate_bytes(path: Path, dtype: str = "f32") -> int:
 
     Raises: ModelError where there is no safetensors or gguf file, or a header is broken.
     """
-    if path.is_file():
+    if path.suffix == ".gguf" and not path.is_dir():
+        _check_gguf(path)
         return _gguf_elements(path, path.stat().st_mtime_ns) * BYTES[dtype]
     total = 0
     for file in weight_files(path):

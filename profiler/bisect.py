@@ -34,7 +34,7 @@ def first_difference(bundle: Bundle, cases: Cases, captured: Program | None = No
     at fault, and the first node whose value differs is found with about log2(nodes) builds. Where it does not, the
     capture or a pass is at fault, and that is said instead.
     """
-    dtype = bundle.manifest.info["dtype"]
+    dtype = bundle.manifest.dtype
     case = _smallest_failing(bundle, cases, dtype)
     flat = unfold(bundle.program, fused=False)
     evaluated = compare(lambda x: _numpy(flat, bundle.path, x), Cases("", [case]), dtype)
@@ -135,7 +135,7 @@ def _program_at_fault(bundle: Bundle, case: Case, report: Report, captured: Prog
     found: dict[str, Any] = {"stage": "program", "output": worst.name, "max_abs_error": worst.max_abs_error}
     if captured is None:
         return {**found, "text": f"{start}; give the original with --against to tell which pass"}
-    dtype = bundle.manifest.info["dtype"]
+    dtype = bundle.manifest.dtype
 
     def agrees(program: Program) -> bool:
         return compare(Evaluator(program).run, Cases("", [case]), dtype).passed

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.diagnostics import TundishError
 from .peers import PEERS
 from .workers import Worker
 
@@ -18,21 +19,19 @@ _WARMUP = 3
 
 
 def compare_peers(
-    model: str, inputs: dict[str, np.ndarray], handed: dict[str, str], *, peers: list[str] | None = None,
+    model: str, inputs: dict[str, np.ndarray], handed: dict[str, str | None], *, peers: list[str] | None = None,
     rounds: int = 15, threads: int | None = None, say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Rows {"name", "median_ms", "iqr_ms", "ratio", ...} or {"name", "cannot"}; ratio above 1: we are faster.
 
     model:  as on the command line. inputs: what every competitor runs on.
-    handed: "compile", "loader" and "inputs_maker" as `module:function`, because this package imports no models.
+    handed: "compile", "loader" and "inputs_maker" as `module:function`, because this package imports no models; "batch"
+    and "seq" are the ranges that ours is compiled for, None for its own.
     Rounds alternate their order, so that a drift of the machine falls on all alike.
+    Raises: TundishError on a peer that there is not, or where ours itself cannot run.
     """
-    names = [OURS, *(p for p in (peers or list(PEERS)) if p != OURS)]
-    unknown = [n for n in names if n not in PEERS]
-    if unknown:
-        from ..ir.diagnostics import TundishError
-
-        raise TundishError(f"there is no peer {', '.join(unknown)}", hint=f"the peers are {', '.join(PEERS)}")
+    check_peers(peers)
+    names = dict.fromkeys([OURS, *(peers or PEERS)])
     with tempfile.TemporaryDirectory(prefix="tundish-bench-") as folder:
         np.savez(Path(folder) / "inputs.npz", allow_pickle=False, **inputs)
         made = {n: _prepared(n, model, handed, Path(folder), say) for n in names}
@@ -42,7 +41,14 @@ def compare_peers(
     return {"model": model, "shapes": shapes, "threads": threads, "rows": rows}
 
 
-def _prepared(name: str, model: str, handed: dict[str, str], folder: Path, say: Any) -> dict[str, Any]:
+def check_peers(peers: list[str] | None) -> None:
+    """Raises: TundishError naming the peers that there are not."""
+    unknown = [repr(n) for n in peers or () if n not in PEERS]
+    if unknown:
+        raise TundishError(f"there is no peer {', '.join(unknown)}", hint=f"the peers are {', '.join(PEERS)}")
+
+
+def _prepared(name: str, model: str, handed: dict[str, str | None], folder: Path, say: Any) -> dict[str, Any]:
     if PEERS[name].make is None:
         return {}
     say(f"preparing {name}")
@@ -72,10 +78,19 @@ def _raced(made: dict[str, dict[str, Any]], model: str, handed: Any, folder: Pat
         else:
             workers[name] = worker
     times: dict[str, list[float]] = {n: [] for n in workers}
+    if OURS in failed:
+        for worker in workers.values():
+            worker.close()
+        raise TundishError(f"{model} cannot be timed: {failed[OURS]}")
     for i in range(rounds):
         say(f"round {i + 1} of {rounds}")
         for name in list(workers) if i % 2 == 0 else reversed(list(workers)):
-            times[name].append(workers[name].run())
+            answer = workers[name].run()
+            if "error" in answer:  # it ended while it ran
+                failed[name] = answer["error"]
+                workers.pop(name).close()
+                continue
+            times[name].append(answer["ms"])
     last = {n: w.close() for n, w in workers.items()}
     answers = {n: np.load(folder / f"{n}.npy") for n in workers}
     return [_row(n, times, answers, made[n], last, failed) for n in made]
@@ -86,7 +101,7 @@ def _row(name: str, times: Any, answers: Any, made: Any, last: Any, failed: dict
         return {"name": name, "cannot": failed[name]}
     low, middle, high = np.percentile(times[name], [25, 50, 75])
     row: dict[str, Any] = {"name": name, "median_ms": float(middle), "iqr_ms": float(high - low)}
-    if OURS in times:
+    if OURS in answers:
         row["ratio"] = float(middle / np.median(times[OURS]))
         row["max_abs_difference"] = float(np.abs(answers[name] - answers[OURS]).max())
     row["clean_rounds"] = len(times[name])

@@ -35,8 +35,9 @@ def _ours(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     marks: list[tuple[str, float]] = []
     path = folder / "ours.tundish"
     resolve(job["compile"])(
-        job["model"], path, progress=lambda stage, _: marks.append((stage, time.perf_counter()))
-    )
+        job["model"], path, batch=job["batch"], seq=job["seq"],
+        progress=lambda stage, _: marks.append((stage, time.perf_counter())),
+    )  # fmt: skip
     spans = [(a[0], b[1] - a[1]) for a, b in zip(marks, marks[1:], strict=False)]
     left_out = ("loading the model", "asking the original model")
     return {"path": str(path), "compile_s": sum(s for stage, s in spans if stage not in left_out)}

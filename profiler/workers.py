@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,28 +41,31 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tundish.profiler.workers", json.dumps(job)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},  # finds us where we are found
         )  # fmt: skip
         self.ready = self._answer()
 
-    def run(self) -> float:
-        """Milliseconds of one run."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("run\n")
-        self._process.stdin.flush()
-        return float(self._answer()["ms"])
+    def run(self) -> dict[str, Any]:
+        """{"ms": milliseconds of one run}, or {"error": ...}."""
+        self._send("run")
+        return self._answer()
 
     def close(self) -> dict[str, Any]:
         """Ends the process; what it says last."""
         if self._process.poll() is None and "error" not in self.ready:
-            assert self._process.stdin is not None
-            self._process.stdin.write("end\n")
-            self._process.stdin.flush()
+            self._send("end")
             last = self._answer()
         else:
             last = {}
         self._process.kill()
         self._process.communicate()
         return last
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has died, and the answer says so
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -83,7 +88,7 @@ def _open_onnx(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> Run:
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = job["threads"]
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     session = ort.InferenceSession(job["path"], options, providers=["CPUExecutionProvider"])
     wanted = {i.name for i in session.get_inputs()}
     given = {k: v for k, v in inputs.items() if k in wanted}

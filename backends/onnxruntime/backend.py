@@ -45,6 +45,7 @@ class OnnxRuntime:
             decomposed=decomposed(self.opset, self.portable),
             declined=declined(self.opset, self.portable),
             dtypes=frozenset({"f32", "f16", "bf16", "i64", "i32", "bool"}),
+            targets=frozenset(PROVIDERS),
             fusions=frozenset() if self.portable else frozenset(Fusion(*key) for key in FUSED),
         )
 

@@ -36,12 +36,12 @@ def export_onnx(
     Raises: BuildError on an opset that is not supported, an op that cannot be lowered, or a disk that is full.
     """
     opset = DEFAULT_OPSET if opset is None else opset
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise BuildError(f"opset {opset} is not supported", hint=f"take one of {OLDEST_OPSET} to {NEWEST_OPSET}")
+    check_asked(out, opset)
     variants = plan.entries[entry or next(iter(plan.entries))]
     model = emit(plan.program, variants[-1].function, opset=opset, portable=portable)
     total = sum(int(str(t.bytes)) for t in model.types.values())
     with writing(out.name):
+        out.parent.mkdir(parents=True, exist_ok=True)
         if total + (1 << 24) < limit_bytes:
             _replace(out, lambda file: _write_inline(model, plan, file))
             return _row(model, portable, [out])
@@ -51,6 +51,14 @@ def export_onnx(
         text = proto(model, external(model, spans)).SerializeToString(deterministic=True)
         _replace(out, lambda file: file.write(text))
         return _row(model, portable, [out, data])
+
+
+def check_asked(out: Path, opset: int | None) -> None:
+    """Cheap, so that it can be asked before work starts. Raises: BuildError on what cannot be written."""
+    if opset is not None and not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise BuildError(f"opset {opset} is not supported", hint=f"take one of {OLDEST_OPSET} to {NEWEST_OPSET}")
+    if out.is_dir():
+        raise BuildError(f"{out} is a folder", hint="name the .onnx file to write")
 
 
 def _row(model: Model, portable: bool, files: list[Path]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from ...compiler.plan import Guard, Variant
 from ...ir.diagnostics import LoadError, RunError
 from ..base import Built
+from ..options import OrtOptions, typed
 from ..signature import choose, known_entry
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _options(ort: Any, weights: Path, threads: int | None) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its lines would stand beside our own message on stderr
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # The model is given as bytes, and its weights are one file of the bundle, outside the model's own folder.
     options.add_session_config_entry(
@@ -69,17 +69,15 @@ class OrtRunner:
 
     def __init__(self, built: Built, threads: int | None) -> None:
         self.built, self.threads = built, threads
-        models: Any = built.options["models"]
-        self._variants = {
-            entry: [Variant(Guard(*v["guard"]), v["file"]) for v in variants] for entry, variants in models.items()
-        }
+        self._options = typed(built.options, OrtOptions)
+        self._variants = self._options.variants()
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
 
     def session(self, file: str) -> onnxruntime.InferenceSession:
         """The session of one of the model files."""
         if file not in self._sessions:
-            path, target = self.built.folder / file, str(self.built.options["target"])
-            self._sessions[file] = session(path, self.built.weights, target, self.threads)
+            path = self.built.folder / file
+            self._sessions[file] = session(path, self.built.weights, self._options.target, self.threads)
         return self._sessions[file]
 
     def run(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...compiler.capabilities import Capabilities
 from ...compiler.hardware.machine import Machine
-from ...compiler.plan import Guard, Plan, Variant
+from ...compiler.plan import Plan
 from ...ir import ops  # noqa: F401  (fills OPS)
+from ...ir.diagnostics import LoadError
 from ...ir.dtypes import DTYPES
 from ...ir.evaluate import Evaluator
 from ...ir.op import OPS
 from ..base import Built, Runner
+from ..options import ReferenceOptions, typed
+from ..plan_text import read_program
 from ..signature import choose, known_entry, signatures
 from ..weight_out import stored_program
 
@@ -53,14 +55,12 @@ class ReferenceRunner:
     """An opened program text."""
 
     def __init__(self, built: Built) -> None:
-        from ...ir.text import from_text
-
         self.built = built
-        entries: Any = built.options["entries"]
-        self._entries = {
-            entry: [Variant(Guard(*v["guard"]), v["function"]) for v in variants] for entry, variants in entries.items()
-        }
-        program = from_text((built.folder / FILE).read_text())
+        self._entries = typed(built.options, ReferenceOptions).variants()
+        program = read_program(built.folder / FILE)
+        unknown = {v.function for variants in self._entries.values() for v in variants} - set(program.functions)
+        if unknown:
+            raise LoadError(f"{FILE} has no function {sorted(unknown)[0]!r}")
         self._evaluator = Evaluator(program, folder=built.weights.parent)
 
     def run(

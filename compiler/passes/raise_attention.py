@@ -49,9 +49,19 @@ def _is_attention(m: Match) -> str | None:
         return f"the number of heads, {m.q.type.shape[1]}, is not fixed"
     if m.root.output.type.dtype != m.q.type.dtype:
         return f"it turns {m.q.type.dtype} into {m.root.output.type.dtype}"
-    if m.fill is not None and m.fill > NOTHING:
+    return _fill_fits(m) or _extras_fit(m)
+
+
+def _fill_fits(m: Match) -> str | None:
+    """Whether a masked key has no weight, and a row without any other is one that the rewrite can spell."""
+    if m.fill is None or not math.isfinite(m.fill):
+        return None
+    if m.fill > NOTHING:
         return f"masked scores are filled with {m.fill}, which still gives them weight; fill with -inf"
-    return _extras_fit(m)
+    if m.late is not None and not _always_sees(m):
+        # How much of the bias survives that sum is rounding: none of it by f32's least number, some by -1e9.
+        return f"a bias is added after masked scores were filled with {m.fill}; add it before, or fill with -inf"
+    return None
 
 
 def _extras_fit(m: Match) -> str | None:
@@ -76,12 +86,12 @@ def attention(b: Any, m: Match) -> Value:
     q, v = (_to_heads_last(b, x, heads) for x in (m.q, m.v))
     keys = b.emit("transpose", m.k, perm=(0, 3, 1, 2) if heads else (0, 2, 1))
     k = keys if heads else _to_heads_last(b, keys, heads)
-    mask = _scores_like(b, m, m.mask)
+    mask, bias = _scores_like(b, m, m.mask), _bias(b, m)
     if m.blocked is not None:
         mask = _scores_like(b, m, b.emit("not", m.blocked))
     if mask is not None and math.isfinite(m.fill) and not _always_sees(m):
-        q, mask = _uniform_where_blind(b, q, mask)
-    out = b.emit("attention", q, k, v, mask, _bias(b, m), scale=_scale(m), softcap=m.cap or 0.0)
+        q, bias, mask = _uniform_where_blind(b, q, bias, mask)
+    out = b.emit("attention", q, k, v, mask, bias, scale=_scale(m), softcap=m.cap or 0.0)
     if heads:
         return b.emit("transpose", out, perm=HEADS_FIRST)
     return b.emit("reshape", out, shape=m.root.output.type.shape)
@@ -125,12 +135,14 @@ def _always_sees(m: Match) -> bool:
     return queries == keys and m.mask is not None and is_causal(m.mask, queries, keys, m.made_by)
 
 
-def _uniform_where_blind(b: Any, q: Value, mask: Value) -> tuple[Value, Value]:
-    """With a finite fill a row that sees nothing looks at every key alike: a zero query and an open mask do that."""
+def _uniform_where_blind(b: Any, q: Value, bias: Value | None, mask: Value) -> tuple[Value, Value | None, Value]:
+    """With a finite fill a row that sees nothing looks at every key alike: no query, no bias and an open mask."""
     sees = b.emit("any", mask, axes=(3,), keepdims=True)
     by_query = b.emit("transpose", sees, perm=HEADS_FIRST)
     zero = b.constant(0.0, q.type.dtype)
-    return b.emit("where", by_query, q, zero), b.emit("or", mask, b.emit("not", sees))
+    if bias is not None:
+        bias = b.emit("where", sees, bias, zero)
+    return b.emit("where", by_query, q, zero), bias, b.emit("or", mask, b.emit("not", sees))
 
 
 def _shared_heads(p: Any, x: Any, five: Any, wide: Any, shape: Any) -> Any:

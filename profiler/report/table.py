@@ -47,7 +47,7 @@ def spoken(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
+        return ", ".join(f"{k.removesuffix('_bytes')} {spoken(k, v)}" for k, v in value.items())
     return str(value)
 
 

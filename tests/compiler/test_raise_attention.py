@@ -169,6 +169,61 @@ def test_bias_and_mask_in_either_order(late):
     assert node.inputs[3] is not None and node.inputs[4] is not None
 
 
+LATE = "a bias is added after masked scores were filled with"
+BLIND = {"none": (), "one row": (2,), "every row": slice(None)}
+BIASES = [(1, 3, SEQ, SEQ), (BATCH, 1, 1, SEQ), (SEQ,)]
+
+
+def biased(d, s, bias, mask, fill, late):
+    s = blocked(d, s, mask, fill) if late else d.emit("add", s, bias)
+    return d.emit("add", s, bias) if late else blocked(d, s, mask, fill)
+
+
+def same_in_f32(before, after, given):
+    """In the program's own precision, where a fill swallows the small things that are added to it."""
+    want, got = (evaluate(p, given)["output_0"] for p in (before, after))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", BIASES)
+@pytest.mark.parametrize(("fill", "late", "blind"), list(itertools.product(FILLS[1:], [False, True], BLIND)))
+def test_a_bias_beside_a_finite_fill_counts_only_where_the_row_sees(fill, late, blind, shape):
+    d = Draft()
+    q, k, v = qkv(d)
+    bias, mask = d.x(*shape, name="bias"), d.x(BATCH, 1, SEQ, SEQ, name="mask", dtype=boolean)
+    program = finish(d, biased(d, scores(d, q, k), bias, mask, fill, late), v)
+    given = {**open_rows(program), "bias": arrays(program, size=3.0)["bias"]}
+    given["mask"][..., BLIND[blind], :] = False
+    done = run(raise_attention, program)
+    assert ("attention" in ops(done.program)) is not late
+    assert bool(only(texts(done), f"{LATE} {fill}")) is late
+    same_numbers(program, done.program, given)
+    same_in_f32(program, done.program, given)
+
+
+@pytest.mark.parametrize("fill", FILLS[1:])
+def test_a_late_bias_is_taken_where_every_row_sees_itself(fill):
+    d = Draft()
+    q, k, v = qkv(d)
+    mask = CAUSAL["columns <= rows"](d, *rows_and_columns(d))
+    program = finish(d, biased(d, scores(d, q, k), d.x(1, 3, SEQ, SEQ, name="bias"), mask, fill, True), v)
+    node = raised(program, arrays(program), left=None)
+    assert node.attrs["causal"] and node.inputs[4] is not None
+
+
+@pytest.mark.parametrize("fill", FILLS[1:])
+def test_a_blind_row_with_a_bias_and_heads_folded_into_the_batch(fill):
+    d = Draft()
+    q, k, v = (d.x(BATCH, SEQ, 4, name=n) for n in "qkv")
+    bias, mask = d.x(BATCH, SEQ, SEQ, name="bias"), d.x(SEQ, SEQ, name="mask", dtype=boolean)
+    s = biased(d, d.emit("matmul", q, d.emit("transpose", k, perm=(0, 2, 1))), bias, mask, fill, False)
+    program = d.program(d.emit("matmul", d.emit("softmax", s, axis=2), v))
+    after = run(raise_attention, program).program
+    assert "attention" in ops(after)
+    same_numbers(program, after, open_rows(program, False))
+    same_in_f32(program, after, open_rows(program, False))
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_bias_of_0_and_minus_infinity_is_a_mask(swapped):
     d = Draft()
