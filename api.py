@@ -240,7 +240,8 @@ def account(
     longest = work.program.symbols.get("seq", DEFAULT_SEQ).high
     seq = min(SEQ, longest or SEQ) if seq is None else seq
     sizes = {name: batch if name == "batch" else seq for name in work.program.symbols}
-    return count(_optimized(work.program, "reference"), sizes, buffers=buffers).to_json()
+    raised = _optimized(work.program, "reference")
+    return count(raised, sizes, buffers=buffers, captured=work.program).to_json()
 
 
 def bench(

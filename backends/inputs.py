@@ -37,8 +37,11 @@ def _array(name: str, value: Any, drawn: Mapping[str, np.ndarray]) -> np.ndarray
 def _npy(name: str, path: Path) -> np.ndarray:
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise LoadError(f"input {name!r}: cannot read {path}: {error}", hint="give a .npy file") from error
+    except OSError as error:
+        raise LoadError(f"input {name!r}: cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise LoadError(f"input {name!r}: {path} is not a .npy file of plain numbers",
+                        hint="write it with numpy.save; pickled objects are never read") from error  # fmt: skip
     if not isinstance(loaded, np.ndarray):
         raise LoadError(f"input {name!r}: {path} holds several arrays", hint="give a .npy file")
     return loaded

@@ -14,7 +14,7 @@ from ..ir.dims import Bindings, Dim
 from ..ir.graph import Node, Program
 from ..ir.tensor import Work
 from ..ir.walk import walk
-from ..ir.weights import Held, Stored, Weight, leaves
+from ..ir.weights import Held, Recipe, Stored, Weight, leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,12 @@ def account(
     *,
     entry: str | None = None,
     buffers: frozenset[str] = frozenset(),
+    captured: Program | None = None,
 ) -> Account:
     """The work of one run, calls expanded. Without `bindings` it is symbolic in the program's symbols.
 
     buffers: names of weights that the model does not count as parameters (tables of positions and frequencies).
+    captured: the program before any pass, whose names the parameters bear; passes name what they make of them anew.
     Raises: GraphError naming every op that has no formula, with its place; RunError where a size is missing or out of
     range.
     """
@@ -74,7 +76,7 @@ def account(
             ops.add(node.op.name, work)
     works.refuse()
     parameters = 0
-    for name, elements in _parameters(program, entry, buffers):
+    for name, elements in _parameters(program, entry, buffers, {} if captured is None else _names(captured)):
         parameters += elements
         modules.add(name.rpartition(".")[0], Work(), parameters=elements, count=0)
     by_op = sorted(ops.rows(), key=_weight_of, reverse=True)
@@ -122,16 +124,28 @@ class _Sums:
         return sum((r.work for r in self.found.values()), start=Work())
 
 
-def _parameters(program: Program, entry: str | None, buffers: frozenset[str]) -> Iterator[tuple[str, int]]:
+def _names(captured: Program) -> dict[object, str]:
+    """The name of each storage, the first of a tied one."""
+    found: dict[object, str] = {}
+    for name, weight in captured.weights.items():
+        if not isinstance(weight.source, Recipe):
+            found.setdefault(_identity(weight), name)
+    return found
+
+
+def _parameters(
+    program: Program, entry: str | None, buffers: frozenset[str], names: Mapping[object, str]
+) -> Iterator[tuple[str, int]]:
     """(name, elements) of every weight that the entry reads, each storage once.
 
     Index tables and masks (wide integers, bools) are no parameters.
     """
     seen: set[object] = set()
     read = dict.fromkeys(n.attrs["name"] for _, n in walk(program, entry) if n.op.name == "weight")
-    for name in read:
-        for leaf in leaves(program.weights[name]):
+    for table_name in read:
+        for leaf in leaves(program.weights[table_name]):
             dtype, key = leaf.type.dtype, _identity(leaf)
+            name = names.get(key, table_name)
             if key in seen or name in buffers or dtype.name in ("i64", "i32", "bool"):
                 continue
             seen.add(key)

@@ -32,7 +32,8 @@ def first_difference(bundle: Bundle, cases: Cases, captured: Program | None = No
 
     The program is run in numpy on the smallest case that fails. Where numpy agrees with the original, the backend is
     at fault, and the first node whose value differs is found with about log2(nodes) builds. Where it does not, the
-    capture or a pass is at fault, and that is said instead.
+    capture or a pass is at fault, and that is said instead. Where no part differs when it is built now, the bundle's
+    own files are at fault.
     """
     dtype = bundle.manifest.dtype
     case = _smallest_failing(bundle, cases, dtype)
@@ -48,12 +49,24 @@ def first_difference(bundle: Bundle, cases: Cases, captured: Program | None = No
         low, high = 0, len(nodes) - 1  # the answer lies in nodes[low..high]
         while low < high:
             middle = (low + high) // 2
-            if probe.error(nodes[middle], expected)[0] > TOLERANCE[dtype]:
+            if probe.error(_alive_after(graph, nodes, middle), expected)[0] > TOLERANCE[dtype]:
                 high = middle
             else:
                 low = middle + 1
-        share, worst = probe.error(nodes[low], expected)
+        share, worst = probe.error(_alive_after(graph, nodes, low), expected)
+    if share <= TOLERANCE[dtype]:
+        return _files_at_fault(bundle, case)
     return _found(nodes[low], share, worst, case, TOLERANCE[dtype])
+
+
+def _alive_after(graph: Graph, nodes: list[Node], index: int) -> tuple[Value, ...]:
+    """The values that cross from nodes[..index] to what comes after it.
+
+    All that is computed so far shows in them, so that a branch that the node at `index` is not on is seen too.
+    """
+    later = {v for n in nodes[index + 1 :] for v in n.inputs} | set(graph.outputs)
+    made = [v for n in nodes[: index + 1] if n.op.name != "constant" for v in n.outputs]
+    return tuple(v for v in made if v in later)
 
 
 def _smallest_failing(bundle: Bundle, cases: Cases, dtype: str) -> Case:
@@ -84,10 +97,10 @@ class _Probe:
         self.backend = registry.get(bundle.manifest.backend)
         self.count = 0
 
-    def error(self, node: Node, expected: dict[str, np.ndarray]) -> tuple[float, float]:
-        """(share of max(1, max|expected|), absolute) by which the node's outputs differ; infinite if not finite."""
+    def error(self, values: tuple[Value, ...], expected: dict[str, np.ndarray]) -> tuple[float, float]:
+        """(share of max(1, max|expected|), absolute) by which the values differ; infinite if not finite."""
         shares = [(0.0, 0.0)]
-        for value, answer in zip(node.outputs, self._values(node), strict=True):
+        for value, answer in zip(values, self._answers(values), strict=True):
             want = expected[value.name].astype(np.float64)
             got = answer.astype(np.float64)
             if not np.array_equal(np.isfinite(got), np.isfinite(want)):
@@ -97,11 +110,13 @@ class _Probe:
             shares.append((difference / max(1.0, largest), difference))
         return max(shares)
 
-    def _values(self, node: Node) -> list[np.ndarray]:
+    def _answers(self, values: tuple[Value, ...]) -> list[np.ndarray]:
+        if not values:
+            return []
         self.count += 1
         out = self.folder / str(self.count)
         out.mkdir()
-        program = _ending_at(self.program, node.outputs)
+        program = _ending_at(self.program, values)
         plan = Plan(
             program, {_PROBE: (Variant(Guard(), _PROBE),)}, self.bundle.plan_backend, self.bundle.target
         )
@@ -109,7 +124,7 @@ class _Probe:
         runner = self.backend.open(built)
         try:
             answers = runner.run(_PROBE, self.case.inputs)
-            return [answers[f"probe_{i}"] for i in range(len(node.outputs))]
+            return [answers[f"probe_{i}"] for i in range(len(values))]
         finally:
             runner.close()
 
@@ -156,6 +171,15 @@ def _first_pass(bundle: Bundle, captured: Program, agrees: Callable[[Program], b
         if not agrees(plan.program):
             return step.name, [n for n in plan.notes if n.pass_name == step.name]
     return "precision or the stored weights", []
+
+
+def _files_at_fault(bundle: Bundle, case: Case) -> dict[str, Any]:
+    made = ", ".join(f"{name} {number}" for name, number in bundle.manifest.versions.items())
+    text = (
+        f"every part of the program agrees with the original when it is built now (case {case.name}), so the bundle's "
+        f"own files are at fault, or what the backend does to the whole; it was built by {made}: compile it again"
+    )
+    return {"stage": "bundle", "text": text}
 
 
 def _spoken(node: Node) -> str:

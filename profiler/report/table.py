@@ -30,7 +30,7 @@ def pairs(row: Row) -> None:
 
 def spoken(name: str, value: Any) -> str:
     """A value with its unit, by the ending of its column's name."""
-    if value is None:
+    if value is None or value == "":
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
