@@ -158,19 +158,21 @@ def _program_at_fault(bundle: Bundle, case: Case, report: Report, captured: Prog
     if not agrees(captured):
         return {**found, "stage": "capture", "text": f"{start}: it was captured wrong, before any pass"}
     name, notes = _first_pass(bundle, captured, agrees)
+    if not name:
+        return {**found, "text": f"{start}: no pass makes it so, but the precision or the weights that are stored"}
     places = "".join(f"\n  {n.where.spoken if n.where else ''}: {n.text}" for n in notes)
     return {**found, "stage": f"pass {name}", "text": f"{start}: the pass {name} made it so{places}"}
 
 
 def _first_pass(bundle: Bundle, captured: Program, agrees: Callable[[Program], bool]) -> tuple[str, list[Note]]:
-    """The first pass after which the program no longer agrees, and what that pass says it did."""
+    """The first pass after which the program no longer agrees, and what that pass says it did; "" where none is."""
     machine = this_machine(bundle.manifest.target)
     task = Task(machine, registry.get(bundle.manifest.backend).capabilities(machine), ranges=captured.symbols)
     for i, step in enumerate(PASSES):
         plan = compile_program(captured, task, passes=PASSES[: i + 1])
         if not agrees(plan.program):
             return step.name, [n for n in plan.notes if n.pass_name == step.name]
-    return "precision or the stored weights", []
+    return "", []
 
 
 def _files_at_fault(bundle: Bundle, case: Case) -> dict[str, Any]:

@@ -181,7 +181,8 @@ def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.nd
         error.passed = False
     if not finite or difference / tolerance >= error.max_abs_error / (error.tolerance or 1.0):
         error.max_abs_error, error.tolerance, error.worst_case = difference, tolerance, case.name
-    error.max_rel_error = max(error.max_rel_error, difference / largest if largest else difference)
+    relative = difference / largest if largest else difference
+    error.max_rel_error = float(np.maximum(error.max_rel_error, relative))  # unlike max(), it keeps a NaN
     error.min_cosine = min(error.min_cosine, _cosine(got, want))
     return {
         "case": case.name, "output": error.name, "max_abs_error": difference, "tolerance": tolerance,
