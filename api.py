@@ -6,7 +6,6 @@ import json
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from .ir.dims import Range
 from .ir.graph import Program
 from .profiler.report.progress import Progress, silent, stages
 from .profiler.report.table import pairs, table
+from .work import DEFAULT_BATCH, DEFAULT_SEQ, Span, Work, open_source
 
 __all__ = [
     "Bundle", "Program", "TundishError", "account", "bench", "capture", "compile", "demo", "doctor", "explain",
@@ -28,9 +28,7 @@ __all__ = [
     "verify", "version",
 ]  # fmt: skip
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
 SEQ = 128  # the sequence length that `account` and `bench` take when none is given
-Span = Range | str | int | None
 NOTES = "notes.json"
 
 
@@ -77,7 +75,7 @@ def compile(
         raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
     if output is not None:
         check_place(Path(output))
-    work = _Work(model, task, batch, seq, inputs, progress)
+    work = Work(model, task, batch, seq, inputs, progress)
     dtype = PRECISIONS[precision]
     plan = compile_program(
         work.program,
@@ -111,7 +109,7 @@ def capture(
     from .ir.fold import fold
     from .ir.save import save
 
-    program = fold(_Work(model, task, batch, seq, inputs, progress).program)
+    program = fold(Work(model, task, batch, seq, inputs, progress).program)
     if output is not None:
         save(program, Path(output))
     return program
@@ -191,7 +189,7 @@ def export(
     from .ir.text import to_text
 
     check_asked(Path(output), opset)
-    work = _Work(model, task, batch, seq, inputs, progress)
+    work = Work(model, task, batch, seq, inputs, progress)
     capabilities = OnnxRuntime(portable=portable, opset=opset).capabilities(this_machine())
     plan = compile_program(work.program, Task(this_machine(), capabilities, ranges=work.program.symbols))
     progress("writing", 0.7)
@@ -209,7 +207,7 @@ def show(
     from .ir.text import to_text
     from .ir.walk import op_counts
 
-    work = _Work(model, task, None, None, None, progress)
+    work = Work(model, task, None, None, None, progress)
     program = _optimized(work.program, "onnxruntime") if optimized else fold(work.program)
     entry = program.functions[program.entries[0]]
     counts = op_counts(program)
@@ -235,7 +233,7 @@ def account(
     """
     from .profiler.account import account as count
 
-    work = _Work(model, task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ), None, progress)
+    work = Work(model, task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ), None, progress)
     buffers = work.source.buffers() if work.source is not None else frozenset()
     longest = work.program.symbols.get("seq", DEFAULT_SEQ).high
     seq = min(SEQ, longest or SEQ) if seq is None else seq
@@ -268,7 +266,7 @@ def bench(
     results = []
     for name, rows, length in WORKLOADS if model is None else [(str(model), batch, seq)]:
         progress(f"{name}: loading the model", 0.0)
-        source = _source(name, None, None)
+        source = open_source(name, None, None)
         longest = source.max_seq or length or SEQ
         length = length or min(SEQ, longest)
         if length > longest:
@@ -345,96 +343,6 @@ def _saying(progress: Progress, name: str) -> Callable[[str], None]:
 # -- what the verbs share -------------------------------------------------------------------------------
 
 
-class _Work:
-    """A model on its way into the compiler: captured once, and able to answer as the original does."""
-
-    def __init__(
-        self, model: Any, task: str | None, batch: Span, seq: Span, inputs: Mapping[str, Any] | None,
-        progress: Progress,
-    ) -> None:  # fmt: skip
-        self.ranges = {"batch": _range("batch", batch, DEFAULT_BATCH), "seq": _range("seq", seq, DEFAULT_SEQ)}
-        self.source: Any = None
-        self.notes: tuple[str, ...] = ()
-        if str(model) == "":
-            raise CaptureError("no model is named")
-        saved = _saved_program(model)
-        if saved is not None:
-            self.name, program = saved
-            self.program = _narrowed(program, {"batch": batch, "seq": seq}, task)
-            self.notes = ("from a captured graph, without answers of an original model to verify by",)
-            return
-        progress("loading the model", 0.0)
-        self.source = _source(model, task, inputs)
-        self.name, self.notes = self.source.name, tuple(self.source.notes)
-        self._limit_seq(asked=seq is not None)
-        lengths = {d for axes in self.source.axes().values() for d in axes.values()}
-        self.ranges |= {name: self.ranges["seq"] for name in lengths - set(self.ranges)}
-        progress("capturing", 0.25)
-        self.program = _captured(self.source, self.ranges)
-
-    def _limit_seq(self, asked: bool) -> None:
-        """No longer than the model's positions allow. Raises: CaptureError where more was asked for."""
-        longest, span = self.source.max_seq, self.ranges["seq"]
-        if longest is None or (span.high is not None and span.high <= longest):
-            return
-        if asked and (span.high is not None or span.low > longest):
-            raise CaptureError(f"{self.name} takes at most {longest} positions", found=f"--seq {span}")
-        self.ranges["seq"] = Range(span.low, longest)
-
-    @property
-    def origin(self) -> str:
-        """Who answers the cases."""
-        if self.source is None:
-            return "tundish numpy evaluator"
-        import torch
-
-        return f"torch {torch.__version__.split('+')[0]} eager"
-
-    @cached_property
-    def files(self) -> Mapping[str, bytes]:
-        """What a bundle needs to turn text into ids."""
-        return {} if self.source is None else self.source.tokenizer_files()
-
-    def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        if self.source is not None:
-            return _answer(self.source, inputs)
-        from .ir.evaluate import evaluate
-
-        return evaluate(self.program, inputs)
-
-    @property
-    def exact(self) -> Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None:
-        """The original in double precision, or None where there is no original."""
-        return None if self.source is None else self.source.float64().call
-
-    def cases(self) -> list[tuple[str, dict[str, np.ndarray]]]:
-        """Seeded inputs within the compiled sizes; a saved graph has no original to ask."""
-        if self.source is None:
-            return []
-        from .models.cases import cases
-        from .models.text_cases import text_cases
-
-        spans = [(r.low, r.high if r.high is not None else d.high or r.low) for r, d in (
-            (self.ranges["batch"], DEFAULT_BATCH), (self.ranges["seq"], DEFAULT_SEQ))]  # fmt: skip
-        made = (*cases(self.source, *spans), *text_cases(self.source, self.files, *spans))
-        return [(c.name, c.inputs) for c in made]
-
-
-def _answer(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the original answers. Raises: CaptureError where it cannot run on these inputs."""
-    try:
-        return dict(source.call(inputs))
-    except MemoryError:
-        raise
-    except Exception as error:  # the user's own module may raise anything
-        first = str(getattr(error, "problem", error)).strip().partition("\n")[0]
-        raise CaptureError(
-            f"{source.name} does not answer: {type(error).__name__}: {first}",
-            found=", ".join(f"{name}{list(array.shape)}" for name, array in inputs.items()),
-            hint="run the original on these shapes, or allow other sizes with --batch and --seq",
-        ) from error
-
-
 def _asked_again(bundle: Bundle, model: Any, progress: Progress) -> tuple[Any, Program]:
     """What the original answers now, to the stored cases or else to new ones, and its program before any pass."""
     from .profiler.parity import record
@@ -446,7 +354,7 @@ def _asked_again(bundle: Bundle, model: Any, progress: Progress) -> tuple[Any, P
         import torch
 
         given = {name: torch.from_numpy(np.array(array)) for name, array in stored[0].inputs.items()}
-    work = _Work(model, bundle.manifest.info.get("task"), spans.get("batch"), spans.get("seq"), given, progress)
+    work = Work(model, bundle.manifest.info.get("task"), spans.get("batch"), spans.get("seq"), given, progress)
     if work.source is None:
         raise LoadError("a captured graph is no original, and proves nothing",
                         hint="give the model that it was captured from")  # fmt: skip
@@ -470,32 +378,6 @@ def _memory(plan: Plan) -> dict[str, int]:
     return {k: int(v) for k, v in decision.items() if k.endswith("_bytes")}
 
 
-def _source(model: Any, task: str | None, inputs: Mapping[str, Any] | None) -> Any:
-    """Loads a model, after checking that it will fit. Raises: CaptureError."""
-    from .models.errors import ModelError
-    from .models.open import estimate_bytes, open_model
-
-    try:
-        _check_fits(estimate_bytes(model))
-        return open_model(model, task, inputs=inputs)
-    except ModelError as error:
-        raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
-
-
-def _check_fits(weight_bytes: int | None) -> None:
-    """Refuses before any work starts. Peak while compiling is 1.5 x weights + 1 GiB at most."""
-    from .compiler.hardware.machine import available_memory_bytes
-    from .profiler.report.table import size
-
-    needed, free = int((weight_bytes or 0) * 1.5) + (1 << 30), available_memory_bytes()
-    if weight_bytes is not None and needed > free:
-        raise CompileError(
-            f"compiling needs {size(needed)} of memory, and {size(free)} are free",
-            found=f"{size(weight_bytes)} of weights (the peak is 1.5 times that and 1 GiB)",
-            hint="free memory, or compile on a larger machine",
-        )
-
-
 def _check_usable(target: str, backend: str) -> None:
     """Raises: CompileError where this machine lacks what the target needs; the CPU is always there."""
     if target == "cpu":
@@ -503,27 +385,6 @@ def _check_usable(target: str, backend: str) -> None:
     for row in targets():
         if (row["target"], row["backend"]) == (target, backend) and not row["usable"]:
             raise CompileError(f"target {target!r} is not usable here: {row['about']}", hint="see `tundish targets`")
-
-
-def _captured(source: Any, ranges: Mapping[str, Range]) -> Program:
-    """The source's program, flat."""
-    from .ir.capture.from_torch import capture as capture_torch
-    from .models.cases import samples
-
-    return capture_torch(
-        source.module, samples(source), source.axes(), outputs=source.outputs, constants=source.constants,
-        by_position=source.by_position, ranges=ranges,
-    )  # fmt: skip
-
-
-def _saved_program(model: Any) -> tuple[str, Program] | None:
-    if isinstance(model, Program):
-        return "program", model
-    if isinstance(model, (str, Path)) and (Path(model) / "program.txt").is_file():
-        from .ir.save import load as load_program
-
-        return Path(model).stem, load_program(Path(model))
-    return None
 
 
 def _optimized(program: Program, backend: str) -> Program:
@@ -536,46 +397,9 @@ def _optimized(program: Program, backend: str) -> Program:
     return compile_program(program, task).program
 
 
-def _narrowed(program: Program, asked: Mapping[str, Span], task: str | None) -> Program:
-    """A captured graph for the sizes asked for, which must be among its own. Raises: CaptureError."""
-    if task is not None:
-        raise CaptureError("a captured graph has its head already", found=f"--task {task}")
-    symbols = dict(program.symbols)
-    for name, span in asked.items():
-        if span is None:
-            continue
-        known, wanted = symbols.get(name), _range(name, span, DEFAULT_BATCH)
-        if known is None:
-            raise CaptureError(f"the captured graph has no size named {name}", hint=f"it has {', '.join(symbols)}")
-        if wanted.high is None:
-            wanted = Range(wanted.low, known.high)
-        if wanted.low not in known or (wanted.high is not None and wanted.high not in known):
-            raise CaptureError(f"the captured graph allows {name} {known}", found=f"--{name} {wanted}",
-                               hint="capture it again for these sizes")  # fmt: skip
-        symbols[name] = wanted
-    return program.replace(symbols=symbols)
-
-
 def _beyond(size: int | None, default: Range) -> str | None:
     """The range to capture for a size that the default range does not hold."""
     return None if size is None or size in default or size < 1 else f"1..{size}"
-
-
-def _range(name: str, asked: Span, default: Range) -> Range:
-    """`4`, `1..8` or `1..` as a Range. Raises: TundishError."""
-    if asked is None:
-        return default
-    if isinstance(asked, Range):
-        return asked
-    low, dots, high = str(asked).partition("..")
-    try:
-        first = int(low)
-        last = int(high) if high else None if dots else first
-        if first < 1 or (last is not None and last < first):
-            raise ValueError
-    except ValueError:
-        raise TundishError(f"--{name} takes a size or a range such as 1..8, got {asked!r}") from None
-    return Range(first, last)
 
 
 def _temporary(name: str) -> tuple[Path, Callable[[], None]]:

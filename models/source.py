@@ -88,6 +88,18 @@ class Source:
     double: bool = False
 
     @property
+    def form(self) -> str:
+        """What is captured: `torch` for a module; kinds that are captured otherwise say which."""
+        return "torch"
+
+    @property
+    def origin(self) -> str:
+        """Who answers `call`, with its version."""
+        import torch
+
+        return f"torch {torch.__version__.split('+')[0]} eager"
+
+    @property
     def on_meta(self) -> bool:
         """Whether it has shapes only, and no weights."""
         return any(t.is_meta for t in tensors(self.module).values())

@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "compiler": frozenset({"ir"}),
     "backends": frozenset({"ir", "compiler"}),
     "profiler": frozenset({"ir", "compiler", "backends"}),
-    "api": frozenset(FOLDERS),
+    "api": frozenset({*FOLDERS, "work"}),
+    "work": frozenset(FOLDERS),
     "cli": frozenset({"api"}),
     "__init__": frozenset({"api"}),
     "__main__": frozenset({"cli"}),
@@ -32,11 +33,12 @@ MODELS_LIBRARIES = frozenset({"torch", "transformers", "onnx", "gguf", "accelera
 HEAVY = frozenset({"torch", "transformers", "onnx", "onnxruntime", "onnxscript", "tvm", "jax", "ray", "gguf"})
 # Where heavy libraries may be opened at all; elsewhere never.
 MAY_OPEN: tuple[tuple[str, frozenset[str]], ...] = (
-    ("models/", MODELS_LIBRARIES),
+    ("models/", MODELS_LIBRARIES | {"onnxruntime"}),  # the original of an ONNX file answers through it
     ("ir/capture/", MODELS_LIBRARIES),
     ("backends/", HEAVY),
     ("profiler/", HEAVY),
     ("api.py", HEAVY),
+    ("work.py", HEAVY),
 )
 # Opened only once torch is in use, by a function of its neighbours.
 AT_MODULE_LEVEL = frozenset({"ir/capture/torch_ops.py"})
@@ -57,7 +59,7 @@ class Import:
 
 
 def sources() -> list[Path]:
-    files = [ROOT / f"{name}.py" for name in ("__init__", "__main__", "api", "cli")]
+    files = [ROOT / f"{name}.py" for name in ("__init__", "__main__", "api", "cli", "work")]
     for folder in FOLDERS:
         files += sorted((ROOT / folder).rglob("*.py"))
     return [f for f in files if f.is_file()]
@@ -125,7 +127,7 @@ def wrong_direction(found: Import) -> bool:
     target = parts[1]
     here = part(found.file)
     if target not in MAY_IMPORT:  # a name of the package itself, as in `from . import __version__`
-        return here not in ("api", "cli", "__main__")
+        return here not in ("api", "cli", "work", "__main__")
     return target != here and target not in MAY_IMPORT[here]
 
 

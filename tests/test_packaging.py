@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 NOT_OURS = {"tests", "build", "dist", "demo", "docs"}
-AT_ROOT = {"__init__.py", "__main__.py", "api.py", "cli.py"}
+AT_ROOT = {"__init__.py", "__main__.py", "api.py", "cli.py", "work.py"}
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {"onnxruntime": "onnxruntime-gpu", "google": "protobuf"}
 
