@@ -74,7 +74,7 @@ class Work:
     @property
     def exact(self) -> Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None:
         """The original in double precision, or None where there is no original."""
-        return None if self.source is None else self.source.float64().call
+        return None if self.source is None else self.source.exact
 
     def cases(self) -> list[tuple[str, dict[str, np.ndarray]]]:
         """Seeded inputs within the compiled sizes; a saved graph has no original to ask."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import huggingface, zoo
 from .errors import ModelError
+from .onnx_source import onnx_source
 from .source import Source
 from .torch_module import load_factory, module_source
 
@@ -38,7 +39,9 @@ def open_model(
         return huggingface.load_gguf(path, task, dtype=dtype)
     if ".py:" in text:
         return load_factory(text)
-    if path.suffix in (".onnx", ".pt2") and path.is_file():
+    if path.suffix == ".onnx" and path.is_file():
+        return onnx_source(path, dims=dims)
+    if path.suffix == ".pt2" and path.is_file():
         raise ModelError(f"{path.suffix} files cannot be read yet", found=text, hint="give the model they came from")
     raise ModelError(
         f"{text!r} is no model",

@@ -1,0 +1,484 @@
+"""An ONNX model as a Program: each op through one table, functions and branches taken in, sizes followed as dims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from .. import dims
+from ..build import Builder
+from ..canonical import canonical
+from ..diagnostics import CaptureError, GraphError, RunError, Where
+from ..dims import Dim, Range
+from ..dtypes import DType, from_numpy, i64
+from ..evaluate import Evaluator
+from ..graph import Node, Program, Value
+from ..op import Attrs, get
+from ..tensor import TensorType
+from ..weights import Held, Weight
+from .onnx_functions import Body, defaults, definition
+from .onnx_ops import ONNX
+from .onnx_terms import Term, of_value, settle
+from .onnx_types import STANDARD, attribute, dtype
+
+Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size
+Arrays = Callable[[Any], np.ndarray]  # a TensorProto's elements
+OLDEST = 11
+_FOLDED = 1 << 20  # elements; what would be larger is computed at run time
+_DEPTH = 32  # functions and branches within each other
+
+
+class Unsettled(CaptureError):
+    """A shape depends on the values of an input; `inputs` names those that would settle it if they were fixed."""
+
+    inputs: tuple[str, ...] = ()
+
+
+def capture(
+    model: Any, axes: Axes | None = None, *, arrays: Arrays | None = None,
+    fixed: Mapping[str, np.ndarray] | None = None, ranges: Mapping[str, Range] | None = None, name: str = "model.onnx",
+) -> Program:  # fmt: skip
+    """The Program of a ModelProto, flat: one entry `forward` with the model's own input and output names.
+
+    axes:   which axes are dynamic, and the name of each size; other axes have the size that the file gives.
+    arrays: reads a TensorProto, also one of external data; `onnx.numpy_helper.to_array` when None.
+    fixed:  inputs whose values are settled here; they are no inputs of the program.
+    ranges: the sizes that the user allows.
+    Raises: CaptureError naming every op that has no counterpart; Unsettled where a shape depends on an input's values.
+    """
+    from onnx import numpy_helper
+
+    return Importer(model, axes or {}, arrays or numpy_helper.to_array, fixed or {}, ranges or {}, name).program()
+
+
+class _TooLarge(Exception):
+    """A constant's computation makes something large."""
+
+
+class Importer:
+    """Walks a model once. The functions of the table get this object as `to`.
+
+    op, opset: the op type at hand and its domain's version.
+    """
+
+    def __init__(
+        self, model: Any, axes: Axes, arrays: Arrays, fixed: Mapping[str, np.ndarray], ranges: Mapping[str, Range],
+        name: str,
+    ) -> None:  # fmt: skip
+        self.model, self.axes, self.arrays, self.fixed, self.name = model, axes, arrays, fixed, name
+        self.ranges = dict(ranges)
+        self.builder = Builder()
+        self.weights: dict[str, Weight] = {}
+        self.problems: dict[str, tuple[Where, int]] = {}
+        self.functions = {(f.domain, f.name): f for f in model.functions}
+        self.opsets = {o.domain: o.version for o in model.opset_import}
+        self.scope: dict[str, Term] = {}
+        self.node: Any = None
+        self.op, self.opset = "", 0
+        self._weight_nodes: dict[str, Node] = {}
+        self._place = Where(name)
+        self._attrs: dict[str, Any] = {}
+        self._scratch: dict[int, tuple[Value, np.ndarray]] | None = None
+        self._depth = 0
+        self._lost: set[str] = set()  # what follows from an op that has no counterpart
+
+    # -- what the table's functions use -----------------------------------------------------------
+
+    def emit(self, op: str, *inputs: Value | None, **attrs: Any) -> Value:
+        return self.builder.emit(op, *inputs, **attrs)
+
+    def emit_many(self, op: str, *inputs: Value | None, **attrs: Any) -> tuple[Value, ...]:
+        return self.builder.emit_node(op, inputs, attrs).outputs
+
+    def constant(self, value: float | int | bool, dtype: DType) -> Value:
+        """A scalar."""
+        return self.builder.constant(value, dtype)
+
+    def has(self, i: int) -> bool:
+        """Whether the node is given input i."""
+        return i < len(self.node.input) and bool(self.node.input[i])
+
+    @property
+    def count(self) -> int:
+        return len(self.node.input)
+
+    @property
+    def wanted(self) -> int:
+        """How many outputs the node names, up to the last one that is used."""
+        return max((i + 1 for i, name in enumerate(self.node.output) if name), default=0)
+
+    def wants(self, i: int) -> bool:
+        """Whether output i is used by name."""
+        return i < len(self.node.output) and bool(self.node.output[i])
+
+    def term(self, i: int) -> Term:
+        """Input i as it was read."""
+        if not self.has(i):
+            raise CaptureError(f"{self.op} lacks its input {i}")
+        return self.lookup(self.node.input[i])
+
+    def lookup(self, name: str) -> Term:
+        if name not in self.scope:
+            raise CaptureError(f"{self.op} reads {name!r}, which nothing before it makes")
+        return self.scope[name]
+
+    def value(self, i: int, dtype: DType | None = None) -> Value:
+        """Input i as a Value, cast to `dtype` where given."""
+        value = self.valued(self.term(i))
+        return value if dtype in (None, value.type.dtype) else self.emit("cast", value, dtype=dtype)
+
+    def optional(self, i: int) -> Value | None:
+        return self.value(i) if self.has(i) else None
+
+    def content(self, i: int, what: str) -> np.ndarray:
+        """The numbers of input i, which must be known now. Raises: Unsettled."""
+        term = self.term(i)
+        if term.content is None or not term.plain:
+            raise self._unsettled(term, what)
+        return term.content
+
+    def dims(self, i: int, what: str) -> tuple[Dim, ...]:
+        """The elements of input i as sizes, symbols among them. Raises: Unsettled."""
+        term = self.term(i)
+        if term.content is None:
+            raise self._unsettled(term, what)
+        if not term.dtype.is_int:
+            raise CaptureError(f"{self.op}: the {what} is {term.dtype}, not a number of elements")
+        return tuple(int(v) if isinstance(v, (int, np.integer)) else v for v in term.content.flat)
+
+    def ints(self, i: int, what: str) -> tuple[int, ...]:
+        """The elements of input i as plain ints. Raises: Unsettled."""
+        return tuple(int(v) for v in self.content(i, what).flat)
+
+    def attr(self, name: str, default: Any = ...) -> Any:
+        """An attribute as Python has it: number, str, list, TensorProto, GraphProto. Raises: CaptureError when lost."""
+        if name in self._attrs:
+            return self._attrs[name]
+        if default is ...:
+            raise CaptureError(f"{self.op} lacks its attribute {name!r}")
+        return default
+
+    def dtype(self, number: int) -> DType:
+        """The DType of ONNX's number for it. Raises: CaptureError for one that no tensor of ours can hold."""
+        return dtype(number)
+
+    def tensor(self, proto: Any) -> Term:
+        """A TensorProto's content. Raises: CaptureError for element types that no tensor of ours can hold."""
+        kind, array = dtype(proto.data_type), self.arrays(proto)
+        return Term(kind, tuple(array.shape), content=array, kept=proto.name)
+
+    def weight(self, name: str, array: np.ndarray) -> Value:
+        """An array as a weight; a name that is taken by other bytes gets a number."""
+        base, n = name, 0
+        while name in self.weights:
+            n += 1
+            name = f"{base}.{n}"
+        return self._weight(name, Term(from_numpy(array.dtype), array.shape, content=array))
+
+    def valued(self, term: Term) -> Value:
+        """The Value of a term. Inside a constant's computation it is an input of that."""
+        if term.items is not None:
+            raise CaptureError(f"{self.op} takes a sequence, which is not a tensor")
+        if self._scratch is not None and term.content is not None:
+            if id(term) not in self._scratch:
+                type = TensorType(term.dtype, term.shape)
+                self._scratch[id(term)] = (self.builder.input(self.builder.fresh("c"), type), term.content)
+            return self._scratch[id(term)][0]
+        if term.value is None:
+            term.value = self._made(term)
+        return term.value
+
+    def body(self, graph: Any, given: Sequence[Term]) -> list[Term]:
+        """A subgraph's outputs on these inputs, its nodes taken into the graph at hand. It sees the names around it."""
+        before, names = self.scope, [i.name for i in graph.input]
+        if len(names) != len(given):
+            raise CaptureError(f"{self.op}: its body takes {len(names)} inputs, {len(given)} are given")
+        self.scope = {**before, **dict(zip(names, given, strict=True))}
+        try:
+            self._graph(graph)
+            return [self.lookup(o.name) for o in graph.output]
+        finally:
+            self.scope = before
+
+    # -- the walk ---------------------------------------------------------------------------------
+
+    def program(self) -> Program:
+        """Raises: CaptureError."""
+        if self._version("") and self._version("") < OLDEST:
+            raise CaptureError(f"{self.name} is of opset {self._version('')}", hint=f"opset {OLDEST} and up are read; "
+                               "onnx.version_converter raises it")  # fmt: skip
+        graph = self.model.graph
+        held = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+        for value in graph.input:
+            if value.name not in held:
+                self.scope[value.name] = self._input(value)
+        self._graph(graph)
+        self._refuse()
+        outputs = []
+        for out in graph.output:
+            with self._at(Where(self.name)):
+                self.op = "the model"
+                outputs.append(self._output(self.lookup(out.name)))
+        heads = list(self._weight_nodes.values())
+        self.builder.nodes = heads + [n for n in self.builder.nodes if n.op.name != "weight"]
+        finished = self.builder.finish(outputs, [o.name for o in graph.output])
+        used = {n for v in finished.inputs for d in v.type.shape for n in dims.symbols(d)}
+        symbols = {n: self.ranges.get(n, Range()) for n in sorted(used)}
+        return canonical(Program({"forward": finished}, ("forward",), self.weights, symbols))
+
+    def _output(self, term: Term) -> Value:
+        """Outputs are values of their own: an input or a weight that is passed on is copied by a node."""
+        return self.valued(term)
+
+    def _version(self, domain: str) -> int:
+        names = STANDARD if domain in STANDARD else (domain,)
+        return next((self.opsets[n] for n in names if n in self.opsets), 0)
+
+    def _input(self, value: Any) -> Term:
+        kind = value.type.WhichOneof("value")
+        if kind != "tensor_type":
+            raise CaptureError(f"input {value.name!r} is no tensor", found=str(kind or "without a type"))
+        if value.name in self.fixed:
+            array = np.asarray(self.fixed[value.name])
+            return Term(dtype(value.type.tensor_type.elem_type), array.shape, content=array)
+        tensor = value.type.tensor_type
+        if not tensor.HasField("shape"):
+            raise CaptureError(f"input {value.name!r} has no shape", hint="write its sizes into the file")
+        shape = tuple(self._size(value.name, i, d) for i, d in enumerate(tensor.shape.dim))
+        return of_value(self.builder.input(value.name, TensorType(dtype(tensor.elem_type), shape)))
+
+    def _size(self, name: str, at: int, dim: Any) -> Dim:
+        asked = self.axes.get(name, {}).get(at)
+        if asked is not None:
+            return dims.symbol(asked)
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
+            return int(dim.dim_value)
+        raise CaptureError(f"input {name!r} has no size for axis {at}", hint="name that size")
+
+    def _graph(self, graph: Any) -> None:
+        self._depth += 1
+        if self._depth > _DEPTH:
+            raise CaptureError(f"functions and branches lie more than {_DEPTH} deep in each other")
+        for tensor in graph.initializer:
+            self.scope[tensor.name] = self.tensor(tensor)
+        for i, node in enumerate(graph.node):
+            self._visit(node, i)
+        self._depth -= 1
+
+    def _visit(self, node: Any, number: int) -> None:
+        outer = self.node, self.op, self.opset, self._attrs, self._place
+        self.node, self.op, self.opset = node, node.op_type, self._version(node.domain)
+        self._place = _where(self.name, node, number) if self._depth == 1 else self._place
+        try:
+            with self._at(self._place):
+                self._attrs = {a.name: attribute(a) for a in node.attribute}
+                results = self._translated(node)
+                if results is not None:
+                    self._bind(node, results)
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+            raise self._malformed(error) from error
+        finally:
+            self.node, self.op, self.opset, self._attrs, self._place = outer
+
+    @contextmanager
+    def _at(self, place: Where) -> Iterator[None]:
+        """What goes wrong inside is told with the place."""
+        with self.builder.at(place):
+            try:
+                yield
+            except Unsettled as error:
+                error.where = error.where or place
+                raise
+            except (GraphError, RunError) as error:
+                raise CaptureError(f"{self.op}: {error.problem}", where=place, found=error.found,
+                                   hint=error.hint) from error  # fmt: skip
+            except CaptureError as error:
+                raise CaptureError(error.problem, where=error.where or place, found=error.found,
+                                   hint=error.hint) from error  # fmt: skip
+
+    def _translated(self, node: Any) -> list[Term | None] | None:
+        """The outputs; None where the op, or one before it, has no counterpart."""
+        given = [self.scope.get(n) if n else None for n in node.input]
+        if any(n and n in self._lost for n in node.input):
+            self._lost.update(n for n in node.output if n)
+            return None
+        function = self.functions.get((node.domain, node.op_type))
+        if function is not None:
+            return self._called(function, self._attrs)
+        key = node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
+        if key not in ONNX:
+            return self._without(node, key)
+        for name in node.input:
+            if name:
+                self.lookup(name)
+        settled = settle(key, self, given)
+        if settled is not None:
+            return [settled]
+        if given and all(t is None or (t.plain and t.small) for t in given) and not _graphs(node):
+            with suppress(_TooLarge):
+                return self._computed(ONNX[key])
+        return _terms(ONNX[key](self))
+
+    def _computed(self, translate: Any) -> list[Term | None]:
+        """The content of an op on contents: translated into a graph of its own, which is run at once."""
+        outer_builder, outer = self.builder, self._scratch
+        weights, heads = dict(self.weights), dict(self._weight_nodes)
+        self.builder, self._scratch = Builder(where=outer_builder.where), {}
+        try:
+            results = _terms(translate(self))
+            nodes = [n for name, n in self._weight_nodes.items() if name not in heads] + self.builder.nodes
+            if any(not _is_small(v.type.elements) for n in nodes for v in n.outputs):
+                raise _TooLarge
+            asked = [r for r in results if r is not None and r.value is not None]
+            inputs = {v.name: a for v, a in self._scratch.values()}
+            self.builder.nodes = nodes
+            graph = self.builder.finish([r.value for r in asked if r.value is not None])
+            program = Program({"f": graph}, ("f",), self.weights, {})
+            made = list(Evaluator(program).graph(graph, [inputs[v.name] for v in graph.inputs], {}, ""))
+        finally:
+            self.builder, self._scratch = outer_builder, outer
+            self.weights, self._weight_nodes = weights, heads
+        for result, array in zip(asked, made, strict=True):
+            result.value, result.content = None, np.asarray(array)
+        return results
+
+    def _called(self, function: Any, attrs: Mapping[str, Any]) -> list[Term | None] | None:
+        """A model-local function's or a function body's outputs, its nodes taken in."""
+        before, opsets, lost = self.scope, self.opsets, self._lost
+        given = [self.scope[n] if n else None for n in self.node.input]
+        self.scope = {n: t for n, t in zip(function.input, given, strict=False) if t is not None}
+        self.opsets = {**opsets, **{o.domain: o.version for o in function.opset_import}}
+        self._lost = set()
+        own = {a.name: attribute(a) for a in function.attribute_proto}
+        try:
+            self._graph(Body(function, {**own, **attrs}))
+            if self._lost.intersection(function.output):
+                lost.update(n for n in self.node.output if n)
+                return None
+            return [self.scope.get(n) for n in function.output]
+        finally:
+            self.scope, self.opsets, self._lost = before, opsets, lost
+
+    def _without(self, node: Any, key: str) -> list[Term | None] | None:
+        """An op that is not in the table: the function that ONNX defines it by, or a problem to report."""
+        body = definition(node, self._version(node.domain), [self.scope.get(n) if n else None for n in node.input])
+        if body is not None:
+            return self._called(body, {**defaults(node, self._version(node.domain)), **self._attrs})
+        place, times = self.problems.get(key, (self._place, 0))
+        self.problems[key] = (place, times + 1)
+        self._lost.update(n for n in node.output if n)
+        return None
+
+    def _bind(self, node: Any, results: Sequence[Term | None]) -> None:
+        for name, term in zip(node.output, results, strict=False):
+            if name and term is None:
+                raise CaptureError(f"{self.op} gives no output {name!r}")
+            if name and term is not None:
+                self.scope[name] = term
+
+    def _refuse(self) -> None:
+        if not self.problems:
+            return
+        lines = [f"{w.spoken}: {name}" + (f" ({n} times)" if n > 1 else "") for name, (w, n) in self.problems.items()]
+        raise CaptureError(
+            f"{len(lines)} kind{'s' if len(lines) > 1 else ''} of op cannot be captured:\n  " + "\n  ".join(lines),
+            hint="`tundish ops` lists what there is",
+        )
+
+    def _malformed(self, error: Exception) -> Exception:
+        """The file's fault where ONNX's own checker finds one in the node, else ours: the error itself."""
+        from onnx import checker
+
+        context = checker.DEFAULT_CONTEXT
+        context.opset_imports = dict(self.opsets)
+        context.ir_version = self.model.ir_version or 3
+        try:
+            checker.check_node(self.node, context)
+        except checker.ValidationError as found:
+            first = str(found).strip().splitlines()[0]
+            return CaptureError(f"{self.op} is malformed: {first}", where=self._place)
+        return error
+
+    def _unsettled(self, term: Term, what: str) -> Unsettled:
+        roots = _roots(self.builder, term)
+        named = ", ".join(repr(r) for r in roots) or "the model's inputs"
+        error = Unsettled(
+            f"{self.op}: its {what} depends on the values of {named}", where=self._place,
+            hint="shapes must follow from input shapes; settle such an input when compiling, with --fix NAME=VALUES",
+        )  # fmt: skip
+        error.inputs = roots
+        return error
+
+    # -- contents as values -----------------------------------------------------------------------
+
+    def _made(self, term: Term) -> Value:
+        assert term.content is not None, "a term has a value or a content"
+        if not term.plain:
+            return self._sizes(term)
+        if not term.shape and term.dtype.name not in ("i4", "u4") and _exact(term.content):
+            return self.builder.constant(term.content.item(), term.dtype)
+        return self._weight(term.kept or f"constant_{len(self.weights)}", term)
+
+    def _sizes(self, term: Term) -> Value:
+        """An array of dims, computed at run time from the sizes."""
+        assert term.content is not None
+        each = [self.emit("cast", self.emit("dim_value", dim=v), dtype=term.dtype) if term.dtype != i64
+                else self.emit("dim_value", dim=v) for v in term.content.flat]  # fmt: skip
+        if not term.shape:
+            return each[0]
+        flat = self.emit("concat", *(self.emit("reshape", v, shape=(1,)) for v in each), axis=0)
+        return flat if len(term.shape) == 1 else self.emit("reshape", flat, shape=term.shape)
+
+    def _weight(self, name: str, term: Term) -> Value:
+        if name not in self._weight_nodes:
+            assert term.content is not None
+            type = TensorType(term.dtype, tuple(term.shape))
+            self.weights[name] = Weight(type, Held(np.asarray(term.content)))
+            value = Value(self.builder.fresh(name), type)
+            self._weight_nodes[name] = Node(get("weight"), (), Attrs({"name": name}), (value,), self._place)
+        return self._weight_nodes[name].output
+
+
+def _terms(results: Any) -> list[Term | None]:
+    listed = list(results) if isinstance(results, (tuple, list)) else [results]
+    return [of_value(r) if isinstance(r, Value) else r for r in listed]
+
+
+def _is_small(elements: Dim) -> bool:
+    return isinstance(elements, int) and elements <= _FOLDED
+
+
+def _graphs(node: Any) -> bool:
+    return any(a.HasField("g") for a in node.attribute)
+
+
+def _where(file: str, node: Any, number: int) -> Where:
+    """The node's number in the file, from 1, and the module that its name tells of (`/layers.0/fc1/MatMul`)."""
+    path = node.name.strip("/").split("/") if node.name else []
+    return Where(file, number + 1, ".".join(path[:-1]))
+
+
+def _exact(array: np.ndarray) -> bool:
+    """Whether a scalar survives being a Python float."""
+    item = array.item()
+    return isinstance(item, bool) or item != item or float(item) == item
+
+
+def _roots(builder: Builder, term: Term) -> tuple[str, ...]:
+    """The graph's inputs that a term is computed from."""
+    made = {v: n for n in builder.nodes for v in n.outputs}
+    names, seen, todo = [], set(), [term.value]
+    while todo:
+        value = todo.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        node = made.get(value)
+        if node is not None:
+            todo.extend(node.inputs)
+        elif any(value is i for i in builder.inputs):
+            names.append(value.name)
+    return tuple(sorted(names))
