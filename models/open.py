@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import huggingface, zoo
+from . import gguf, huggingface, zoo
 from .errors import ModelError
+from .exported import load_pt2
 from .onnx_source import onnx_source
 from .source import Source
 from .torch_module import load_factory, module_source
@@ -36,13 +37,13 @@ def open_model(
     if path.is_dir():
         return huggingface.load_folder(path, task, dtype=dtype, shape_only=shape_only)
     if path.suffix == ".gguf":
-        return huggingface.load_gguf(path, task, dtype=dtype)
+        return gguf.load_gguf(path, task, dtype=dtype)
     if ".py:" in text:
         return load_factory(text)
     if path.suffix == ".onnx" and path.is_file():
         return onnx_source(path, dims=dims)
     if path.suffix == ".pt2" and path.is_file():
-        raise ModelError(f"{path.suffix} files cannot be read yet", found=text, hint="give the model they came from")
+        return load_pt2(path)
     raise ModelError(
         f"{text!r} is no model",
         hint="give a transformers folder, a .gguf file, FILE.py:FACTORY, or a name that `tundish models` lists",
@@ -70,6 +71,8 @@ def estimate_bytes(model: Any, dtype: str = "f32") -> int | None:
         return zoo.ZOO[text].parameters * huggingface.BYTES[dtype]
     if text in zoo.PACKAGED:
         path = zoo.packaged_path(text)
-    if path.is_dir() or path.suffix == ".gguf":
+    if path.suffix == ".gguf" and not path.is_dir():
+        return gguf.estimate_bytes(path, dtype)
+    if path.is_dir():
         return huggingface.estimate_bytes(path, dtype)
     return None
