@@ -271,7 +271,7 @@ def bench(
         length = length or min(SEQ, longest)
         if length > longest:
             raise CaptureError(f"{name} takes at most {longest} positions", found=f"--seq {length}")
-        sizes = {"batch": _beyond(rows, DEFAULT_BATCH), "seq": _beyond(length, DEFAULT_SEQ)}
+        sizes = {"batch": _beyond(rows, DEFAULT_BATCH), "seq": _beyond(length, DEFAULT_SEQ), "form": source.form}
         results.append(
             compare_peers(
                 name, make(source, rows, length, np.random.default_rng(0)), {**handed, **sizes}, peers=peers,

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import gguf, huggingface, zoo
+from . import gguf, hub, huggingface, zoo
 from .errors import ModelError
 from .exported import load_pt2
 from .onnx_source import onnx_source
 from .source import Source
 from .torch_module import load_factory, module_source
+
+Dims = Mapping[str, Sequence[int | str]] | None
 
 
 def open_model(
@@ -21,9 +23,10 @@ def open_model(
     dtype: str = "f32",
     shape_only: bool = False,
     inputs: Any = None,
-    dims: Mapping[str, Sequence[int | str]] | None = None,
+    dims: Dims = None,
 ) -> Source:
-    """A zoo name, a transformers folder, a `.gguf` file, `FILE.py:FACTORY`, or a torch module with sample `inputs`.
+    """A zoo name, a transformers folder, `org/name` of the hub cache, a `.gguf`, `.onnx` or `.pt2` file,
+    `FILE.py:FACTORY`, or a torch module with sample `inputs`.
 
     dtype: what floating weights are read as; a torch module is taken as it is.
     Raises: ModelError.
@@ -34,19 +37,40 @@ def open_model(
     _refuse_unclear(text, path)
     if text in zoo.ZOO or text in zoo.PACKAGED:
         return zoo.load_named(text, task, dtype=dtype, shape_only=shape_only)
-    if path.is_dir():
-        return huggingface.load_folder(path, task, dtype=dtype, shape_only=shape_only)
-    if path.suffix == ".gguf":
-        return gguf.load_gguf(path, task, dtype=dtype)
     if ".py:" in text:
         return load_factory(text)
-    if path.suffix == ".onnx" and path.is_file():
-        return onnx_source(path, dims=dims)
-    if path.suffix == ".pt2" and path.is_file():
-        return load_pt2(path)
-    raise ModelError(
+    if path.is_file() and path.suffix in _FILES:
+        return _FILES[path.suffix](path, task, dtype, dims)
+    if path.is_dir():
+        return huggingface.load_folder(path, task, dtype=dtype, shape_only=shape_only)
+    if not path.exists() and hub.is_name(text):
+        source = huggingface.load_folder(hub.snapshot(text), task, dtype=dtype, shape_only=shape_only)
+        return source.replace(name=text.partition("/")[2].partition("@")[0])
+    raise _no_model(text, path)
+
+
+def _onnx(path: Path, task: str | None, dtype: str, dims: Dims) -> Source:
+    return onnx_source(path, dims=dims, within=hub.repository_of(path))
+
+
+def _gguf(path: Path, task: str | None, dtype: str, dims: Dims) -> Source:
+    return gguf.load_gguf(path, task, dtype=dtype)
+
+
+def _pt2(path: Path, task: str | None, dtype: str, dims: Dims) -> Source:
+    return load_pt2(path)
+
+
+_FILES = {".gguf": _gguf, ".onnx": _onnx, ".pt2": _pt2}
+
+
+def _no_model(text: str, path: Path) -> ModelError:
+    if path.suffix in _FILES and not path.exists():
+        return ModelError(f"there is no file {text}")
+    return ModelError(
         f"{text!r} is no model",
-        hint="give a transformers folder, a .gguf file, FILE.py:FACTORY, or a name that `tundish models` lists",
+        hint="give a transformers folder, org/name of the hub cache, a .gguf, .onnx or .pt2 file, FILE.py:FACTORY, "
+        "or a name that `tundish models` lists",
     )
 
 
@@ -71,8 +95,12 @@ def estimate_bytes(model: Any, dtype: str = "f32") -> int | None:
         return zoo.ZOO[text].parameters * huggingface.BYTES[dtype]
     if text in zoo.PACKAGED:
         path = zoo.packaged_path(text)
+    if not path.exists() and hub.is_name(text):
+        path = hub.snapshot(text)
     if path.suffix == ".gguf" and not path.is_dir():
         return gguf.estimate_bytes(path, dtype)
     if path.is_dir():
         return huggingface.estimate_bytes(path, dtype)
+    if path.suffix in (".onnx", ".pt2") and path.is_file():
+        return path.stat().st_size  # and external data, which is mapped, not read
     return None

