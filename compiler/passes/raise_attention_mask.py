@@ -3,128 +3,77 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...ir.dims import Dim
-from ...ir.graph import Node, Value
-from ..pattern import Match, Producers, Rule, rule, scalar
+from ...ir.graph import Value
+from ..pattern import Match, Producers, Rule, rule
+from ..rewriting import as_rank, pad_rank
+from .positions import is_causal, sees_own, window_of
 
 
-class Position(NamedTuple):
-    """A value that is its index along one axis (counted from the end), plus an offset."""
-
-    axis: int
-    offset: Dim
-
-
-def position(value: Value, made_by: Producers, depth: int = 0) -> Position | None:
-    """Reads `iota`, put on an axis and perhaps shifted; None for anything else."""
-    node = made_by.get(value)
-    if node is None or depth > 8:
-        return None
-    if node.op.name == "iota":
-        return Position(-1, node.attrs["start"]) if node.attrs["step"] == 1 else None
-    if node.op.name in ("reshape", "expand", "cast"):
-        inner = position(node.inputs[0], made_by, depth + 1) if node.inputs[0] is not None else None
-        return None if inner is None else _placed(inner, node.inputs[0], value)
-    if node.op.name in ("add", "sub"):
-        return _shifted(node.op.name, node.inputs, made_by, depth)
-    return None
-
-
-def _placed(inner: Position, source: Value | None, value: Value) -> Position | None:
-    """Where the axis of the index stands after a reshape or expand that puts ones around it."""
-    assert source is not None
-    before, after = source.type.shape, value.type.shape
-    size = before[inner.axis]
-    if value.type.rank >= source.type.rank and after[inner.axis:] == before[inner.axis:]:
-        return inner
-    own = [i - len(after) for i, d in enumerate(after) if d == size]
-    rest_is_one = all(d == 1 for i, d in enumerate(after) if i - len(after) not in own)
-    lone_before = all(d == 1 for i, d in enumerate(before) if i - len(before) != inner.axis)
-    return Position(own[0], inner.offset) if len(own) == 1 and rest_is_one and lone_before else None
-
-
-def _shifted(op: str, inputs: tuple[Value | None, ...], made_by: Producers, depth: int) -> Position | None:
-    left, right = inputs
-    assert left is not None and right is not None
-    if op == "add" and position(left, made_by, depth + 1) is None:
-        left, right = right, left
-    base, by = position(left, made_by, depth + 1), _amount(right, made_by)
-    if base is None or by is None:
-        return None
-    return Position(base.axis, base.offset + by if op == "add" else base.offset - by)
-
-
-def _amount(value: Value, made_by: Producers) -> Dim | None:
-    """A whole number, or a size."""
-    number = scalar(value, made_by)
-    if number is not None:
-        return int(number) if number.is_integer() else None
-    node = made_by.get(value)
-    while node is not None and node.op.name in ("reshape", "expand", "cast"):
-        node = made_by.get(node.inputs[0]) if node.inputs[0] is not None else None
-    return node.attrs["dim"] if node is not None and node.op.name == "dim_value" else None
-
-
-ORDER = {"ge": (0, False), "gt": (-1, False), "le": (0, True), "lt": (-1, True)}  # (slack, sides swapped)
-OPPOSITE = {"ge": "lt", "lt": "ge", "gt": "le", "le": "gt"}  # of whole numbers
-
-
-def is_causal(mask: Value, queries: Dim, keys: Dim, made_by: Producers) -> bool:
-    """Whether a mask says exactly: key <= query + keys - queries."""
-    node, negated = made_by.get(mask), False
-    while node is not None and node.op.name in ("reshape", "expand", "not"):
+def conjuncts(mask: Value, made_by: Producers) -> list[Value]:
+    """The masks that this one is the conjunction of, through reshapes that only put ones in front."""
+    node = made_by.get(mask)
+    if node is not None and node.op.name == "and":
+        return [part for v in node.inputs if v is not None for part in conjuncts(v, made_by)]
+    if node is not None and node.op.name == "reshape" and node.inputs[0] is not None:
         source = node.inputs[0]
-        if source is None or source.type.shape[-2:] != mask.type.shape[-2:]:
-            return False
-        negated ^= node.op.name == "not"
-        node = made_by.get(source)
-    if node is None or node.op.name not in ORDER or mask.type.shape[-2:] != (queries, keys):
-        return False
-    return _slack(node, negated, made_by) == keys - queries
+        parts = conjuncts(source, made_by)
+        if len(parts) > 1 and pad_rank(source.type.shape, mask.type.rank) == mask.type.shape:
+            return parts
+    return [mask]
 
 
-def _slack(node: Node, negated: bool, made_by: Producers) -> Dim | None:
-    """By how much a key may be ahead of its query for a comparison of positions to hold; None if it is none of them."""
-    slack, swapped = ORDER[OPPOSITE[node.op.name] if negated else node.op.name]
-    left, right = (position(v, made_by) for v in node.inputs if v is not None)
-    query, key = (right, left) if swapped else (left, right)
-    if query is None or key is None or (query.axis, key.axis) != (-2, -1):
-        return None
-    return query.offset - key.offset + slack
+def _banded(m: Match) -> tuple[dict[str, Any], list[Value]]:
+    """The attributes that parts of the mask are, and the parts that stay."""
+    attrs, rest = dict(m.root.attrs), conjuncts(m.mask, m.made_by)
+    lengths = m.q.type.shape[1], m.k.type.shape[1]
+    if not attrs["causal"] and any(is_causal(p, *lengths, m.made_by) for p in rest):
+        rest = [p for p in rest if not is_causal(p, *lengths, m.made_by)]
+        attrs["causal"] = True
+    windows = {p: window_of(p, *lengths, m.made_by) for p in rest} if attrs["causal"] else {}
+    for part, reach in windows.items():
+        if reach is not None:
+            attrs["window"] = min(reach, attrs["window"] or reach)
+            rest.remove(part)
+    return attrs, rest
 
 
-def _causal(m: Match) -> str | None:
-    holds = is_causal(m.mask, m.q.type.shape[1], m.k.type.shape[1], m.made_by)
-    return None if holds else "the mask is not known to be causal"
+def _has_band(m: Match) -> str | None:
+    if m.mask is None or m.mask.type.rank != 4:
+        return "the mask is padding alone"
+    return None if _banded(m)[0] != dict(m.root.attrs) else "the mask is not known to be causal"
 
 
 @rule(
-    lambda p, q, k, v, mask, bias, sinks: p.attention(q, k, v, mask, p.maybe(bias), p.maybe(sinks), causal=False),
-    when=_causal,
+    lambda p, q, k, v, mask, bias, sinks: p.attention(q, k, v, mask, p.maybe(bias), p.maybe(sinks)), when=_has_band
 )
 def causal_mask(b: Any, m: Match) -> Value:
     """a causal mask is an attribute of attention"""
-    return b.emit("attention", m.q, m.k, m.v, None, m.bias, m.sinks, **{**m.root.attrs, "causal": True})
+    attrs, rest = _banded(m)
+    mask = None
+    for part in rest:
+        part = as_rank(b, part, 4)
+        mask = part if mask is None else b.emit("and", mask, part)
+    return b.emit("attention", m.q, m.k, m.v, mask, m.bias, m.sinks, **attrs)
 
 
-@rule(
-    lambda p, q, k, v, mask, rest, bias, sinks: p.attention(
-        q, k, v, p.and_(mask, rest), p.maybe(bias), p.maybe(sinks), causal=False
-    ),
-    when=lambda m: _causal(m) or (None if m.rest.type.rank == 4 else "the rest of the mask has another rank"),
-)
-def causal_part(b: Any, m: Match) -> Value:
-    """the causal part of a mask is an attribute of attention"""
-    return b.emit("attention", m.q, m.k, m.v, m.rest, m.bias, m.sinks, **{**m.root.attrs, "causal": True})
+NOTHING = -1e9  # a finite fill at or below this leaves a masked key no weight in f32, as -inf does
 
 
 def _is_boolean(m: Match) -> str | None:
     value = m.number_
-    if not math.isinf(value) or value > 0:
-        return f"the bias is {value} where it blocks, not -inf"
-    return None
+    if value == -math.inf or (value <= NOTHING and m.mask is None and m.sinks is None and _sees_itself(m)):
+        return None
+    return f"the bias is {value} where it blocks, not -inf"
+
+
+def _sees_itself(m: Match) -> bool:
+    """Whether the choice lets each of equally many queries see its own key, so that no row is without one."""
+    same = m.q.type.shape[1] == m.k.type.shape[1]
+    chosen, negated = (m.blocked, True) if m.allowed is None else (m.allowed, False)
+    return same and sees_own(chosen, m.q.type.shape[1], m.made_by, negated)
 
 
 def _either_way(p: Any, allowed: Any, blocked: Any, number: Any) -> Any:
@@ -159,4 +108,4 @@ def _before(m: Match) -> tuple[Dim, ...]:
     return choice.output.type.shape
 
 
-MASK_RULES: tuple[Rule, ...] = (boolean_bias, causal_mask, causal_part)
+MASK_RULES: tuple[Rule, ...] = (boolean_bias, causal_mask)

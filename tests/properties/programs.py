@@ -27,6 +27,8 @@ from tundish.ir.graph import Graph, Program, Value
 from tundish.ir.tensor import TensorType
 from tundish.ir.weights import Held, Weight
 
+from .handwritten import written_attention
+
 VOCABULARY = 11
 BATCH, SEQ = symbol("batch"), symbol("seq")
 _UNARY = ("tanh", "sigmoid", "relu", "neg", "abs", "gelu", "silu", "erf", "sin", "cos")
@@ -199,6 +201,11 @@ def _attention(m: _Maker) -> None:
     m.keep(m.attend(x, 2, m.pick((True, False))))
 
 
+def _written(m: _Maker) -> None:
+    x = m.some(lambda v: _is_hidden(v) and _last(v) % 2 == 0)
+    m.keep(written_attention(m, x))
+
+
 def _pieces(m: _Maker) -> None:
     x = m.some(_has_features)
     if _last(x) < 2:
@@ -223,7 +230,7 @@ def _positions(m: _Maker) -> None:
 
 _STEPS: tuple[Callable[[_Maker], None], ...] = (
     _unary, _scaled, _binary, _gated, _broadcast, _select, _norm, _softmax, _reduce, _transpose, _reshape, _linear,
-    _matmul, _attention, _pieces, _embed, _positions,
+    _matmul, _attention, _written, _pieces, _embed, _positions,
 )  # fmt: skip
 
 
