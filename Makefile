@@ -13,7 +13,7 @@ FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler --ignore tes
 	--ignore tests/ir/test_fold_models.py --ignore tests/compiler/test_captured.py
 PYTEST_ARGS ?=
 
-.PHONY: help install demo test test-slow check format bench clean distclean
+.PHONY: help install demo test test-slow check format bench onnx-table clean distclean
 
 help:
 	@echo "make demo       install, compile two models with real weights, verify and use them"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-slow  the tests left out of that: full-size models, a GPU where there is one"
 	@echo "make check      ruff, mypy and the fast tests, under a minute"
 	@echo "make bench      time our bundles against their peers, write docs/benchmarks.md"
+	@echo "make onnx-table run ONNX's own node cases, write docs/onnx.md"
 	@echo "make clean      remove what these commands made, but the installation (make distclean)"
 
 install: $(INSTALLED)
@@ -67,6 +68,9 @@ format: $(DEV)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tundish bench --write docs/benchmarks.md
+
+onnx-table: $(DEV)
+	PYTHONPATH=tests $(BIN)/python -m parity.onnx_nodes --write docs/onnx.md
 
 clean:
 	rm -rf build dist demo *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

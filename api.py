@@ -18,13 +18,14 @@ from .compiler.task import Precision, Task
 from .ir.diagnostics import CaptureError, CheckError, CompileError, LoadError, RunError, TundishError, ours
 from .ir.dims import Range
 from .ir.graph import Program
+from .models.errors import ModelWarning
 from .profiler.report.progress import Progress, silent, stages
 from .profiler.report.table import pairs, table
-from .work import DEFAULT_BATCH, DEFAULT_SEQ, Span, Work, open_source
+from .work import DEFAULT_BATCH, DEFAULT_SEQ, Asked, Span, Work, open_source
 
 __all__ = [
-    "Bundle", "Program", "TundishError", "account", "bench", "capture", "compile", "demo", "doctor", "explain",
-    "export", "load", "models", "ops", "pairs", "run", "show", "stages", "summary", "table", "targets",
+    "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "capture", "compile", "demo", "doctor",
+    "explain", "export", "load", "models", "ops", "pairs", "run", "show", "stages", "summary", "table", "targets",
     "verify", "version",
 ]  # fmt: skip
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -43,6 +44,8 @@ def compile(
     seq: Span = None,
     precision: str = "fp32",
     inputs: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    packed: bool = False,
     print_after: str | None = None,
     verified: bool = False,
     progress: Progress = silent,
@@ -54,6 +57,9 @@ def compile(
     output:    the bundle's folder, replaced as a whole if it exists; a temporary one when None.
     batch, seq: the sizes to allow, a Range or `1..8`; by default 1..8 and 1..512, at most what the model can take.
     precision: fp32, fp16 or bf16.
+    fixed:     inputs that are settled now and are none of the bundle's: an array, a .npy file, or `1,2,3`.
+    packed:    for rows that hold several texts end to end: `position_ids`, which start again at 0 where a text does,
+               are an input in place of `attention_mask`.
     verified:  replay the recorded cases before the bundle takes its place; one that fails is not written.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
@@ -75,7 +81,7 @@ def compile(
         raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
     if output is not None:
         check_place(Path(output))
-    work = Work(model, task, batch, seq, inputs, progress)
+    work = Work(model, Asked(task, batch, seq, inputs, fixed, packed), progress)
     dtype = PRECISIONS[precision]
     plan = compile_program(
         work.program,
@@ -92,7 +98,7 @@ def compile(
         bundle = write_bundle(
             folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
             info={"precision": precision, "dtype": dtype, "memory": _memory(plan), "notes": list(work.notes),
-                  "task": task},
+                  "task": task, "fixed": work.settled, "packed": packed},
             check=(lambda made: check(made, dtype)) if verified else None,
         )  # fmt: skip
     if finalize is not None:
@@ -103,13 +109,14 @@ def compile(
 
 def capture(
     model: Any, *, task: str | None = None, batch: Span = None, seq: Span = None,
-    inputs: Mapping[str, Any] | None = None, output: str | Path | None = None, progress: Progress = silent,
+    inputs: Mapping[str, Any] | None = None, fixed: Mapping[str, Any] | None = None, packed: bool = False,
+    output: str | Path | None = None, progress: Progress = silent,
 ) -> Program:  # fmt: skip
     """Captures a model as a Program with repeated layers folded; saves it as a folder where `output` is given."""
     from .ir.fold import fold
     from .ir.save import save
 
-    program = fold(Work(model, task, batch, seq, inputs, progress).program)
+    program = fold(Work(model, Asked(task, batch, seq, inputs, fixed, packed), progress).program)
     if output is not None:
         save(program, Path(output))
     return program
@@ -175,7 +182,8 @@ def verify(
 
 def export(
     model: Any, output: str | Path, *, portable: bool = False, opset: int | None = None, task: str | None = None,
-    batch: Span = None, seq: Span = None, inputs: Mapping[str, Any] | None = None, progress: Progress = silent,
+    batch: Span = None, seq: Span = None, inputs: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None, packed: bool = False, progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes an ONNX file; weights above 2 GB go to one file of external data beside it.
 
@@ -189,7 +197,7 @@ def export(
     from .ir.text import to_text
 
     check_asked(Path(output), opset)
-    work = Work(model, task, batch, seq, inputs, progress)
+    work = Work(model, Asked(task, batch, seq, inputs, fixed, packed), progress)
     capabilities = OnnxRuntime(portable=portable, opset=opset).capabilities(this_machine())
     plan = compile_program(work.program, Task(this_machine(), capabilities, ranges=work.program.symbols))
     progress("writing", 0.7)
@@ -207,7 +215,7 @@ def show(
     from .ir.text import to_text
     from .ir.walk import op_counts
 
-    work = Work(model, task, None, None, None, progress)
+    work = Work(model, Asked(task), progress)
     program = _optimized(work.program, "onnxruntime") if optimized else fold(work.program)
     entry = program.functions[program.entries[0]]
     counts = op_counts(program)
@@ -233,7 +241,7 @@ def account(
     """
     from .profiler.account import account as count
 
-    work = Work(model, task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ), None, progress)
+    work = Work(model, Asked(task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ)), progress)
     buffers = work.source.buffers() if work.source is not None else frozenset()
     longest = work.program.symbols.get("seq", DEFAULT_SEQ).high
     seq = min(SEQ, longest or SEQ) if seq is None else seq
@@ -266,7 +274,7 @@ def bench(
     results = []
     for name, rows, length in WORKLOADS if model is None else [(str(model), batch, seq)]:
         progress(f"{name}: loading the model", 0.0)
-        source = open_source(name, None, None)
+        source = open_source(name, Asked())
         longest = source.max_seq or length or SEQ
         length = length or min(SEQ, longest)
         if length > longest:
@@ -354,7 +362,10 @@ def _asked_again(bundle: Bundle, model: Any, progress: Progress) -> tuple[Any, P
         import torch
 
         given = {name: torch.from_numpy(np.array(array)) for name, array in stored[0].inputs.items()}
-    work = Work(model, bundle.manifest.info.get("task"), spans.get("batch"), spans.get("seq"), given, progress)
+    info = bundle.manifest.info
+    asked = Asked(info.get("task"), spans.get("batch"), spans.get("seq"), given, info.get("fixed"),
+                  bool(info.get("packed")) and given is None)  # fmt: skip
+    work = Work(model, asked, progress)
     if work.source is None:
         raise LoadError("a captured graph is no original, and proves nothing",
                         hint="give the model that it was captured from")  # fmt: skip

@@ -11,6 +11,7 @@ import shlex
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -45,6 +46,8 @@ Target = Annotated[str, typer.Option(help="cpu or cuda")]
 BackendName = Annotated[str, typer.Option(help="onnxruntime, reference or null")]
 TaskName = Annotated[str | None, typer.Option(help="the model's head, when not config.architectures[0]")]
 Span = Annotated[str | None, typer.Option(help="sizes to allow: 4, 1..8 or 1..")]
+Packed = Annotated[bool, typer.Option("--packed", help="rows hold several texts: position_ids instead of a mask")]
+Fixed = Annotated[list[str] | None, typer.Option("--fix", help="settle an ONNX input: NAME=1,2,3 or NAME=file.npy")]
 PrecisionName = Annotated[str, typer.Option(help="fp32, fp16 or bf16")]
 Threads = Annotated[int | None, typer.Option(min=1, help="threads to compute with; all cores when not given")]
 BatchSize = Annotated[int, typer.Option(min=1, help="batch size")]
@@ -78,6 +81,8 @@ def compile(
     batch: Span = None,
     seq: Span = None,
     precision: PrecisionName = "fp32",
+    packed: Packed = False,
+    fix: Fixed = None,
     explain: Annotated[bool, typer.Option(help="what each pass did, and declined to do")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="write only a bundle that passes its own cases")] = False,
     print_after: Annotated[str | None, typer.Option(help="print the program after this pass")] = None,
@@ -89,7 +94,7 @@ def compile(
     with api.stages(as_json) as progress:
         bundle = api.compile(
             model, output, target=target, backend=backend, task=task, batch=batch, seq=seq, precision=precision,
-            print_after=print_after, verified=verify, progress=progress,
+            packed=packed, fixed=_assignments(fix or [], "--fix"), print_after=print_after, verified=verify, progress=progress,
         )  # fmt: skip
     passes = api.explain(bundle) if explain else None
     if as_json:
@@ -112,7 +117,7 @@ def run(
     """Run a bundle once on arrays from files."""
     from . import api
 
-    _show(api.run(bundle, _assignments(input or []), output=output, entry=entry, threads=threads), as_json)
+    _show(api.run(bundle, _assignments(input or [], "--input"), output=output, entry=entry, threads=threads), as_json)
 
 
 @app.command()
@@ -152,6 +157,8 @@ def export(
     task: TaskName = None,
     batch: Span = None,
     seq: Span = None,
+    packed: Packed = False,
+    fix: Fixed = None,
     as_json: AsJson = False,
 ) -> None:
     """Write an ONNX file."""
@@ -159,8 +166,9 @@ def export(
 
     with api.stages(as_json) as progress:
         row = api.export(
-            model, output, portable=portable, opset=opset, task=task, batch=batch, seq=seq, progress=progress
-        )
+            model, output, portable=portable, opset=opset, task=task, batch=batch, seq=seq, packed=packed,
+            fixed=_assignments(fix or [], "--fix"), progress=progress,
+        )  # fmt: skip
     _show(row, as_json)
 
 
@@ -193,13 +201,18 @@ def capture(
     task: TaskName = None,
     batch: Span = None,
     seq: Span = None,
+    packed: Packed = False,
+    fix: Fixed = None,
     as_json: AsJson = False,
 ) -> None:
     """Capture a model and save its graph and weights."""
     from . import api
 
     with api.stages(as_json) as progress:
-        program = api.capture(model, task=task, batch=batch, seq=seq, output=output, progress=progress)
+        program = api.capture(
+            model, task=task, batch=batch, seq=seq, packed=packed, fixed=_assignments(fix or [], "--fix"),
+            output=output, progress=progress,
+        )  # fmt: skip
     _show({"saved": str(output), "nodes": sum(len(g.nodes) for g in program.functions.values())}, as_json)
 
 
@@ -342,16 +355,19 @@ def _pairs(row: dict[str, Any]) -> None:
     api.pairs(row)
 
 
-def _assignments(items: list[str]) -> dict[str, str]:
+_VALUES = {"--input": "name=file.npy or name=random", "--fix": "name=1,2,3 or name=file.npy"}
+
+
+def _assignments(items: list[str], option: str) -> dict[str, str]:
     from . import api
 
     found: dict[str, str] = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not equals or not name or not value:
-            raise api.TundishError(f"--input takes name=file.npy or name=random, got {item!r}")
+            raise api.TundishError(f"{option} takes {_VALUES[option]}, got {item!r}")
         if name in found:
-            raise api.TundishError(f"--input {name} is given twice")
+            raise api.TundishError(f"{option} {name} is given twice")
         found[name] = value
     return found
 
@@ -364,12 +380,30 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [a for a in given if a != "--debug"]
-    code = _guarded(lambda: app(args=given, prog_name="tundish", standalone_mode=True), given, debug)
+    with warnings.catch_warnings():
+        _show_warnings()
+        code = _guarded(lambda: app(args=given, prog_name="tundish", standalone_mode=True), given, debug)
     try:
         sys.stdout.flush()
     except BrokenPipeError as stop:
         code = _stopped(stop)
     sys.exit(code)
+
+
+def _show_warnings() -> None:
+    """Ours about a model in one line each; others as Python does."""
+    from . import api
+
+    theirs = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, api.ModelWarning):
+            _say(f"tundish: warning: {message}")
+        else:
+            theirs(message, category, *place)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.simplefilter("always", api.ModelWarning)
 
 
 def _guarded(command: Callable[[], Any], arguments: list[str], debug: bool) -> int:

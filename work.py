@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,29 @@ DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
 Span = Range | str | int | None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How a user wants a model opened and captured.
+
+    task:       the head, in a transformers pipeline's words. batch, seq: sizes to allow, None for the usual ones.
+    inputs:     sample tensors of a torch module.
+    fixed:      inputs settled now, by name: an array, a .npy file, or `1,2,3`.
+    packed:     rows hold several texts end to end; `position_ids` in place of a mask.
+    """
+
+    task: str | None = None
+    batch: Span = None
+    seq: Span = None
+    inputs: Mapping[str, Any] | None = None
+    fixed: Mapping[str, Any] | None = None
+    packed: bool = False
+
+
 class Work:
     """A model on its way into the compiler: captured once, and able to answer as the original does."""
 
-    def __init__(
-        self, model: Any, task: str | None, batch: Span, seq: Span, inputs: Mapping[str, Any] | None,
-        progress: Progress,
-    ) -> None:  # fmt: skip
+    def __init__(self, model: Any, asked: Asked, progress: Progress) -> None:
+        batch, seq = asked.batch, asked.seq
         self.ranges = {"batch": as_range("batch", batch, DEFAULT_BATCH), "seq": as_range("seq", seq, DEFAULT_SEQ)}
         self.source: Any = None
         self.notes: tuple[str, ...] = ()
@@ -33,17 +50,26 @@ class Work:
         saved = saved_program(model)
         if saved is not None:
             self.name, program = saved
-            self.program = _narrowed(program, {"batch": batch, "seq": seq}, task)
+            self.program = _narrowed(program, asked)
             self.notes = ("from a captured graph, without answers of an original model to verify by",)
             return
         progress("loading the model", 0.0)
-        self.source = open_source(model, task, inputs)
+        self.source = open_source(model, asked)
         self.name, self.notes = self.source.name, tuple(self.source.notes)
         self._limit_seq(asked=seq is not None)
         lengths = {d for axes in self.source.axes().values() for d in axes.values()}
         self.ranges |= {name: self.ranges["seq"] for name in lengths - set(self.ranges)}
         progress("capturing", 0.25)
         self.program = captured(self.source, self.ranges)
+        if self.source.quantized:
+            self._hold_quantized()
+
+    def _hold_quantized(self) -> None:
+        """The weights that lie quantised in the user's file enter as they are."""
+        from .ir.capture.quantized import hold_quantized
+
+        self.program, notes = hold_quantized(self.program, self.source.quantized)
+        self.notes += notes
 
     def _limit_seq(self, asked: bool) -> None:
         """No longer than the model's positions allow. Raises: CaptureError where more was asked for."""
@@ -58,6 +84,11 @@ class Work:
     def origin(self) -> str:
         """Who answers the cases."""
         return "tundish numpy evaluator" if self.source is None else self.source.origin
+
+    @property
+    def settled(self) -> dict[str, list[Any]]:
+        """The inputs that were fixed, as the manifest holds them."""
+        return {name: array.tolist() for name, array in getattr(self.source, "fixed", {}).items()}
 
     @cached_property
     def files(self) -> Mapping[str, bytes]:
@@ -83,10 +114,17 @@ class Work:
         from .models.cases import cases
         from .models.text_cases import text_cases
 
-        spans = [(r.low, r.high if r.high is not None else d.high or r.low) for r, d in (
-            (self.ranges["batch"], DEFAULT_BATCH), (self.ranges["seq"], DEFAULT_SEQ))]  # fmt: skip
+        spans = [self._span("batch", DEFAULT_BATCH), self._span("seq", DEFAULT_SEQ)]
         made = (*cases(self.source, *spans), *text_cases(self.source, self.files, *spans))
         return [(c.name, c.inputs) for c in made]
+
+    def _span(self, name: str, default: Range) -> tuple[int, int]:
+        """The sizes of cases: as asked for, and what tracing has found that all lengths can be."""
+        asked = self.ranges[name]
+        found = [r for n, r in self.program.symbols.items() if (n == "batch") == (name == "batch")]
+        low = max([asked.low, *(r.low for r in found)])
+        high = asked.high if asked.high is not None else default.high or low
+        return low, max(low, min([high, *(r.high for r in found if r.high is not None)]))
 
 
 def _answer(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -104,14 +142,16 @@ def _answer(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         ) from error
 
 
-def open_source(model: Any, task: str | None, inputs: Mapping[str, Any] | None) -> Any:
+def open_source(model: Any, asked: Asked) -> Any:
     """Loads a model, after checking that it will fit. Raises: CaptureError."""
     from .models.errors import ModelError
     from .models.open import estimate_bytes, open_model
+    from .models.packed import packed
 
     try:
         _check_fits(estimate_bytes(model))
-        return open_model(model, task, inputs=inputs)
+        source = open_model(model, asked.task, inputs=asked.inputs, fixed=asked.fixed)
+        return packed(source) if asked.packed else source
     except ModelError as error:
         raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
 
@@ -164,12 +204,14 @@ def saved_program(model: Any) -> tuple[str, Program] | None:
     return None
 
 
-def _narrowed(program: Program, asked: Mapping[str, Span], task: str | None) -> Program:
+def _narrowed(program: Program, asked: Asked) -> Program:
     """A captured graph for the sizes asked for, which must be among its own. Raises: CaptureError."""
-    if task is not None:
-        raise CaptureError("a captured graph has its head already", found=f"--task {task}")
+    if asked.task is not None:
+        raise CaptureError("a captured graph has its head already", found=f"--task {asked.task}")
+    if asked.fixed or asked.packed:
+        raise CaptureError("a captured graph has its inputs already", hint="capture the model again")
     symbols = dict(program.symbols)
-    for name, span in asked.items():
+    for name, span in (("batch", asked.batch), ("seq", asked.seq)):
         if span is None:
             continue
         known, wanted = symbols.get(name), as_range(name, span, DEFAULT_BATCH)

@@ -26,6 +26,7 @@ class Case:
     rows: for an output with the leading axes of the inputs (batch, seq), which of its batch·seq rows are kept, i64;
     the stored output then is [len(rows), ...].
     noise: how far the original's own rounding takes an output from the same model in f64, the largest difference.
+    not_finite: the outputs that the original gives NaN or infinity for, at places that count; those are left out.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     outputs: Mapping[str, np.ndarray]
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)
+    not_finite: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,8 @@ def write_cases(folder: Path, cases: Cases) -> None:
                 items.append((f"{i}/{side}/{name}", type, partial(np.asarray, array)))
         index.append(
             {"name": case.name, "entry": case.entry, "inputs": list(case.inputs), "outputs": list(case.outputs),
-             "rows": list(case.rows), "noise": dict(case.noise)}
+             "rows": list(case.rows), "noise": dict(case.noise),
+             **({"not_finite": list(case.not_finite)} if case.not_finite else {})}
         )
     write_weights(folder / ARRAYS, items)
     text = json.dumps({"origin": cases.origin, "cases": index}, indent=1, sort_keys=True)
@@ -75,7 +78,7 @@ def read_cases(folder: Path) -> Cases:
                 {n: arrays[f"{i}/in/{n}"] for n in c["inputs"]},
                 {n: arrays[f"{i}/out/{n}"] for n in c["outputs"]},
                 {n: arrays[f"{i}/rows/{n}"] for n in c["rows"]},
-                c["noise"],
+                c["noise"], tuple(c.get("not_finite", ())),
             )
             for i, c in enumerate(index["cases"])
         )  # fmt: skip

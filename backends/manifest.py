@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -142,12 +143,21 @@ def check_files(folder: Path, files: Mapping[str, FileEntry]) -> None:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Every file below, by its path from `folder`. Raises: LoadError on a link or anything not a plain file."""
+    """Every file below, by its path from `folder`.
+
+    Raises: LoadError on a link or anything not a plain file. A hard link is one too: through its other name the file
+    could be changed after its hash was checked.
+    """
     found: list[str] = []
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise LoadError(f"{folder.name}: {name} is a link or a special file, which a bundle may not hold")
-        if path.is_file():
-            found.append(name)
+        name, kind = path.relative_to(folder).as_posix(), path.lstat()
+        if stat.S_ISDIR(kind.st_mode):
+            continue
+        if not stat.S_ISREG(kind.st_mode) or kind.st_nlink > 1:
+            raise LoadError(
+                f"{folder.name}: {name} is a link or a special file, which a bundle may not hold",
+                found="a file with several names (hard links)" if stat.S_ISREG(kind.st_mode) else "",
+                hint="use a plain copy of the bundle, where you trust it: `cp -rL` makes one",
+            )
+        found.append(name)
     return found

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..compiler.plan import Plan
 from ..ir.diagnostics import LoadError
+from ..ir.weights import Stored, leaves
+from .base import WEIGHTS
 
 if TYPE_CHECKING:
     from ..ir.graph import Program
@@ -28,13 +30,22 @@ def plan_text(plan: Plan) -> str:
 
 
 def read_program(path: Path) -> Program:
-    """The program in a file of such text. Raises: LoadError, or another TundishError naming the line."""
+    """The program in a file of such text, verified; its weights lie in the bundle's own file.
+
+    Raises: LoadError, or another TundishError naming the line.
+    """
     from ..ir.text import from_text
+    from ..ir.verify import verify
 
     try:
-        return from_text(path.read_text())
+        program = from_text(path.read_text(encoding="utf-8"), origin=path.name)
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise LoadError(f"{path.name} cannot be read as a program", found=str(error)) from error
+    for name, weight in program.weights.items():
+        for leaf in leaves(weight):
+            if not isinstance(leaf.source, Stored) or leaf.source.file != WEIGHTS:
+                raise LoadError(f"{path.name}: weight {name!r} does not lie in {WEIGHTS}")
+    return verify(program)
 
 
 def _decision(decision: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..ir.graph import Node, Program, Value, callee
+from ..ir.graph import Graph, Node, Program, Value, callee, producers
 
 Sets = dict[str, set[Value]]
 
@@ -47,3 +47,19 @@ def call_sites(program: Program) -> dict[str, list[tuple[str, Node]]]:
             if inner is not None:
                 sites[inner].append((name, node))
     return sites
+
+
+def scale_values(graph: Graph) -> set[Value]:
+    """The scales and zeros of quantised weights, and what they are moved out of: they keep the type that they have."""
+    made_by, found = producers(graph), set[Value]()
+    for node in graph.nodes:
+        first = _SCALES.get(node.op.name)
+        for value in () if first is None else node.inputs[first : first + 2]:
+            while value is not None and value not in found:
+                found.add(value)
+                maker = made_by.get(value)
+                value = maker.inputs[0] if maker is not None and maker.op.pure_move and maker.inputs else None
+    return found
+
+
+_SCALES = {"dequantize": 1, "quantized_matmul": 2}  # op -> where its scale stands, the zero after it

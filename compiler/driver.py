@@ -13,7 +13,7 @@ from .passes.clean import clean
 from .passes.fold import fold_layers
 from .passes.fuse_epilogues import fuse_epilogues
 from .passes.fuse_projections import fuse_projections
-from .passes.hoist import hoist
+from .passes.hoist import dequantize_weights, hoist
 from .passes.legalize import legalize
 from .passes.memory import check_fits, plan_memory, weights_bytes
 from .passes.precision import precision
@@ -21,15 +21,20 @@ from .passes.raise_activation import raise_activation
 from .passes.raise_attention import raise_attention
 from .passes.raise_linear import raise_linear
 from .passes.raise_norm import raise_norm
+from .passes.raise_quantized import raise_quantized
 from .passes.raise_rotary import raise_rotary
 from .passes.registry import Decision, Pass, Rewrite
+from .passes.sink_masks import sink_masks
 from .plan import Guard, Note, Plan, Variant
 from .task import Task
 
 PASSES: tuple[Pass, ...] = (
     fold_layers,
     clean,
+    sink_masks,
+    dequantize_weights,
     raise_linear,
+    raise_quantized,
     raise_norm,
     raise_rotary,
     raise_attention,

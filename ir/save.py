@@ -18,7 +18,7 @@ from .graph import Program
 from .text import from_text, to_text
 from .verify import verify
 from .weight_file import Item, write_weights, writing
-from .weights import Held, Recipe, Source, Stored, Weight, leaves, materialize, open_safetensors
+from .weights import Held, Recipe, Source, Stored, Weight, in_file, leaves, materialize, open_safetensors
 
 PROGRAM = "program.txt"
 WEIGHTS = "weights.safetensors"
@@ -89,7 +89,8 @@ def _check_stored(name: str, weight: Weight, check_hash: bool) -> None:
     if not isinstance(source, Stored):
         return
     array = open_safetensors(Path(source.file))[source.key]
-    if array.dtype != weight.type.dtype.numpy or array.shape != weight.type.shape:
+    wanted = in_file(weight.type)
+    if array.dtype != wanted.dtype.numpy or array.shape != wanted.shape:
         raise LoadError(f"weight {name!r} is {weight.type}", found=f"{array.dtype}{list(array.shape)} in the file")
     if check_hash and hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest() != source.sha256:
         raise LoadError(f"weight {name!r} is not the one that was saved: its sha256 differs")

@@ -8,7 +8,7 @@ from typing import Any
 from .graph import Graph, Node, Program, Value
 from .op import Attrs, Op
 from .text_words import attr_text, name_text, quote, where_text
-from .weights import Held, Recipe, Stored, Weight
+from .weights import Held, Read, Recipe, Stored, Weight
 
 
 def to_text(program: Program) -> str:
@@ -75,7 +75,7 @@ def _returned(graph: Graph) -> Iterator[str]:
 
 def _source(weight: Weight) -> str:
     source = weight.source
-    if isinstance(source, Held):
+    if isinstance(source, (Held, Read)):
         return "held"
     if isinstance(source, Stored):
         return f"stored({quote(source.file)}, {quote(source.key)}, {quote(source.sha256)})"

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from .diagnostics import BuildError
+from .packing import is_packed, pack
 from .tensor import TensorType
-from .weights import SAFETENSORS_NAMES, Stored
+from .weights import SAFETENSORS_NAMES, Stored, in_file
 
 ALIGN_BYTES = 64
 Item = tuple[str, TensorType, Callable[[], np.ndarray]]
@@ -26,9 +27,10 @@ def write_weights(path: Path, items: Iterable[Item]) -> dict[str, Stored]:
 
     Only one array is asked for at a time. Tensors of whole 64-byte blocks come first, the others in falling alignment
     of their size: the format allows no gaps, and so the former begin at multiples of 64 bytes and every tensor at a
-    multiple of its element. The file appears whole or not at all. The names of `Stored` are relative: `path.name`.
+    multiple of its element. Numbers of four bits are packed, two in a byte of a flat U8 tensor. The file appears whole
+    or not at all. The names of `Stored` are relative: `path.name`.
 
-    Raises: BuildError on a type that safetensors has no name for, or a disk that is full.
+    Raises: BuildError on a disk that is full, or an array that is not of its type.
     Source: the format's description, https://github.com/huggingface/safetensors#format.
     """
     ordered = sorted(items, key=lambda item: -_alignment(_size_bytes(item[1])))
@@ -72,13 +74,12 @@ def _header(items: Iterable[Item]) -> bytes:
     entries: dict[str, object] = {}
     offset = 0
     for name, type, _ in items:
-        kind = SAFETENSORS_NAMES.get(type.dtype.name)
-        if kind is None:
-            raise BuildError(f"weight {name!r}: {type.dtype} cannot be stored", hint="pack it to u8 first")
+        held = in_file(type)
+        kind = SAFETENSORS_NAMES[held.dtype.name]
         if name in entries or name == "__metadata__":
             raise BuildError(f"two tensors cannot both be named {name!r}")
         end = offset + _size_bytes(type)
-        entries[name] = {"dtype": kind, "shape": list(type.shape), "data_offsets": [offset, end]}
+        entries[name] = {"dtype": kind, "shape": list(held.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     return text + b" " * (-(8 + len(text)) % ALIGN_BYTES)
@@ -99,4 +100,5 @@ def _alignment(size: int) -> int:
 def _bytes(name: str, type: TensorType, array: np.ndarray) -> memoryview:
     if array.dtype != type.dtype.numpy or array.shape != type.shape:
         raise BuildError(f"weight {name!r} is {type}", found=f"{array.dtype}{list(array.shape)}")
+    array = pack(array) if is_packed(type) else array
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

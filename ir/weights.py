@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from .diagnostics import LoadError
 from .dtypes import DTYPES
 from .op import Attrs, Op
+from .packing import is_packed, packed_bytes, unpack
 from .tensor import TensorType
 
 
@@ -35,6 +36,13 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """An array that lies in a file of another form: `read` makes it anew each time, and nothing keeps it."""
+
+    read: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
     """An op applied to other weights: `transpose(w)`, `concat(wq, wk, wv)`. Its numpy reference is its meaning."""
 
@@ -43,7 +51,7 @@ class Recipe:
     inputs: tuple[Weight, ...]
 
 
-Source = Union[Stored, Held, Recipe]
+Source = Union[Stored, Held, Read, Recipe]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,11 +78,18 @@ def materialize(weight: Weight, folder: Path | None = None) -> np.ndarray:
         return source.array
     if isinstance(source, Stored):
         path = (folder / source.file) if folder else Path(source.file)
-        return open_safetensors(path)[source.key]
+        data = open_safetensors(path)[source.key]
+        return unpack(data, weight.type) if is_packed(weight.type) else data
+    if isinstance(source, Read):
+        return source.read()
     arrays = [materialize(w, folder) for w in source.inputs]
-    result = source.op.reference(*arrays, **source.attrs)
-    assert isinstance(result, np.ndarray)
-    return np.asarray(result, dtype=weight.type.dtype.numpy, order="C")  # a scalar stays one
+    result: Any = source.op.reference(*arrays, **source.attrs)  # of a reduction to a scalar: no array, but a number
+    return np.asarray(result, dtype=weight.type.dtype.numpy, order="C")
+
+
+def in_file(type: TensorType) -> TensorType:
+    """The type under which safetensors holds a tensor: one of less than a byte is packed, a flat row of bytes."""
+    return TensorType(DTYPES["u8"], (packed_bytes(type),)) if is_packed(type) else type
 
 
 def leaves(weight: Weight) -> Iterator[Weight]:
@@ -87,8 +102,9 @@ def leaves(weight: Weight) -> Iterator[Weight]:
 
 
 _SAFETENSORS = {
-    "F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I64": "i64", "I32": "i32",
-    "I16": "i16", "I8": "i8", "U8": "u8", "BOOL": "bool",
+    "F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I64": "i64", "I32": "i32", "I16": "i16", "I8": "i8",
+    "U64": "u64", "U32": "u32", "U16": "u16", "U8": "u8", "BOOL": "bool", "F8_E4M3": "f8e4m3", "F8_E5M2": "f8e5m2",
+    "F8_E4M3FNUZ": "f8e4m3fnuz", "F8_E5M2FNUZ": "f8e5m2fnuz", "F8_E8M0": "f8e8m0",
 }  # fmt: skip
 SAFETENSORS_NAMES = {ours: theirs for theirs, ours in _SAFETENSORS.items()}
 
@@ -109,20 +125,35 @@ class TensorFile(Mapping[str, np.ndarray]):
                 length = int.from_bytes(file.read(8), "little")
                 if size < 8 or not 2 <= length <= min(size - 8, 100_000_000):
                     raise LoadError(f"{path.name} is not a safetensors file")
-                self.header: dict[str, Any] = json.loads(file.read(length))
+                self.header = _header(file.read(length))
                 self._data = np.frombuffer(
                     mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8
                 )[8 + length :]
-        except (OSError, ValueError) as error:
-            raise LoadError(f"cannot open {path.name}: {error}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise LoadError(f"cannot open {path.name}: {str(error)[:200]}") from error
         self.metadata: dict[str, str] = self.header.pop("__metadata__", {})
         self.start = 8 + length
         for name, entry in self.header.items():
             self._check(name, entry)
+        self._check_places()
+
+    def _check_places(self) -> None:
+        """Tensors follow one another without gaps; one that lies over another could be changed by its name."""
+        at = 0
+        for name, (begin, end) in sorted(((n, e["data_offsets"]) for n, e in self.header.items()), key=lambda p: p[1]):
+            if begin != at:
+                raise LoadError(f"{self.path.name}: tensor {name!r} lies over another, or beside a gap",
+                                found=f"bytes {begin}..{end}, where {at} is next")  # fmt: skip
+            at = end
+        if at != len(self._data):
+            raise LoadError(f"{self.path.name} is not as long as its header says",
+                            found=f"{len(self._data)} bytes of tensors, not {at}")  # fmt: skip
 
     def _check(self, name: str, entry: Any) -> None:
         try:
             begin, end = entry["data_offsets"]
+            if type(begin) is not int or type(end) is not int:
+                raise ValueError
             bits = DTYPES[_SAFETENSORS[entry["dtype"]]].bits
             count = 1
             for size in entry["shape"]:
@@ -131,7 +162,8 @@ class TensorFile(Mapping[str, np.ndarray]):
                 count *= size
             if not 0 <= begin <= end <= len(self._data) or (end - begin) * 8 != count * bits:
                 raise ValueError
-        except (KeyError, TypeError, ValueError) as error:
+            self._array(entry)  # numpy has limits of its own, as on the number of axes
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise LoadError(f"{self.path.name}: the header entry of {name!r} is broken") from error
 
     def span(self, name: str) -> tuple[int, int]:
@@ -142,7 +174,9 @@ class TensorFile(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.header:
             raise LoadError(f"{self.path.name} holds no tensor {name!r}")
-        entry = self.header[name]
+        return self._array(self.header[name])
+
+    def _array(self, entry: Any) -> np.ndarray:
         begin, end = entry["data_offsets"]
         dtype = DTYPES[_SAFETENSORS[entry["dtype"]]].numpy
         return self._data[begin:end].view(dtype).reshape(entry["shape"])
@@ -152,6 +186,21 @@ class TensorFile(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.header)
+
+
+def _header(text: bytes) -> dict[str, Any]:
+    """A header's JSON object. Raises: ValueError where it is none, or names a tensor twice."""
+    header = json.loads(text, object_pairs_hook=_once)
+    if not isinstance(header, dict):
+        raise ValueError("its header is no object")
+    return header
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("its header names something twice")
+    return found
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,10 +34,24 @@ class Shape:
     real: np.ndarray
 
 
+# What differs between the cases of a model whose inputs have no length, as those of images do.
+_OF_FIXED_SIZE = frozenset({"no padding", "shortest", "extreme values", "largest batch"})
+
+# The cases of a model whose rows hold several texts, which are never padded: name -> (what it is then, how to draw).
+_OF_PACKED_ROWS = {
+    "no padding": ("packed rows", "random"), "padding right": ("one text a row", "one text"),
+    "ragged": ("many short texts", "short texts"), "shortest": ("shortest", "random"),
+    "longest": ("longest", "random"), "extreme values": ("extreme values", "extreme"),
+    "largest batch": ("largest batch", "random"),
+}  # fmt: skip
+
+
 def cases(source: Source, batch: Span = (1, 4), seq: Span = (1, 128), *, seed: int = 0) -> tuple[Case, ...]:
     """Ten cases: no padding, padding on the left, right and both, ragged, shortest, longest, one real token,
     extreme ids, the largest batch.
 
+    Where a second length varies (a target's), it differs from the first in most cases, and is padded in another way;
+    the names speak of the first. Without any length, four of them; of rows that hold several texts, seven.
     batch, seq: (low, high), both included; the longest case has `high` tokens in `low` rows, the widest `high` rows.
     The same arguments give the same arrays.
     """
@@ -60,10 +74,17 @@ def cases(source: Source, batch: Span = (1, 4), seq: Span = (1, 128), *, seed: i
         ("extreme values", rows, length, _full, "extreme"),
         ("largest batch", batch[1], wide, _right, "random"),
     )
+    if not _lengths(source):
+        plan = tuple(row for row in plan if row[0] in _OF_FIXED_SIZE)
+    if any(s.role == "positions" for s in source.inputs):
+        named = ((*_OF_PACKED_ROWS[row[0]], row) for row in plan if row[0] in _OF_PACKED_ROWS)
+        plan = tuple((name, row[1], row[2], _full, draw) for name, draw, row in named)
     made = []
     for i, (name, b, s, mask, draw) in enumerate(plan):
         rng = np.random.default_rng((seed, i))
-        made.append(Case(name, make(source, b, s, rng, real=mask(rng, b, s), draw=draw)))
+        real = mask(rng, b, s)
+        others = {n: _SECOND[mask](rng, b, _beside(seq, s, i)) for n in _lengths(source)[1:]}
+        made.append(Case(name, make(source, b, s, rng, real=real, draw=draw, others=others)))
     return tuple(made)
 
 
@@ -75,13 +96,18 @@ def make(
     *,
     real: np.ndarray | None = None,
     draw: str = "random",
+    others: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Inputs of one shape; `real` marks the positions that are no padding, bool [batch, seq].
 
-    Sizes other than `batch` that vary take `seq`.
+    others: the same for other lengths, by name. Sizes other than `batch` that vary and are not among them take `seq`.
     """
-    shape = Shape({"batch": batch}, np.ones((batch, seq), bool) if real is None else real)
-    return {s.name: _DRAWS[s.role](s, shape, seq, rng, draw) for s in source.inputs}
+    reals = dict(others or {})
+    sizes = {"batch": batch, **{name: own.shape[1] for name, own in reals.items()}}
+    first = np.ones((batch, seq), bool) if real is None else real
+    return {
+        s.name: _DRAWS[s.role](s, Shape(sizes, reals.get(_length(s), first)), seq, rng, draw) for s in source.inputs
+    }
 
 
 def samples(source: Source) -> dict[str, torch.Tensor]:
@@ -89,13 +115,28 @@ def samples(source: Source) -> dict[str, torch.Tensor]:
 
     A size of 1 or two equal sizes would be taken for a rule of the model.
     """
-    names = dict.fromkeys(d for s in source.inputs for d in s.dims if isinstance(d, str) and d != "batch")
-    sizes = {"batch": 2, **{name: 7 + 2 * i for i, name in enumerate(names)}}
-    seq = sizes.get("seq", 7)
-    shape = Shape(sizes, np.ones((2, seq), bool))
-    rng = np.random.default_rng(0)
+    sizes = {name: 7 + 2 * i for i, name in enumerate(_lengths(source))}
+    others = {name: np.ones((2, size), bool) for name, size in sizes.items()}
+    drawn = make(source, 2, sizes.get("seq", 7), np.random.default_rng(0), others=others)
     device = "meta" if source.on_meta else "cpu"
-    return {s.name: to_torch(_DRAWS[s.role](s, shape, seq, rng, "random")).to(device) for s in source.inputs}
+    return {name: to_torch(array).to(device) for name, array in drawn.items()}
+
+
+def _lengths(source: Source) -> tuple[str, ...]:
+    """The sizes other than `batch` that vary, `seq` first."""
+    names = dict.fromkeys(d for s in source.inputs for d in s.dims if isinstance(d, str) and d != "batch")
+    return tuple(sorted(names, key=lambda name: name != "seq"))
+
+
+def _length(spec: InputSpec) -> str:
+    """The name of the size along a spec's second axis, or nothing."""
+    second = spec.dims[1] if len(spec.dims) > 1 else ""
+    return second if isinstance(second, str) else ""
+
+
+def _beside(seq: Span, length: int, index: int) -> int:
+    """A second length beside the first: shorter and longer in turns, the least and the greatest beside their like."""
+    return length if length in seq else _between(seq, length * (2 + 2 * (index % 2)) // 3)
 
 
 def _between(span: Span, wanted: int) -> int:
@@ -137,6 +178,9 @@ def _single(rng: np.random.Generator, batch: int, seq: int) -> np.ndarray:
     return np.arange(seq) == rng.integers(0, seq, (batch, 1))
 
 
+_SECOND = {_full: _full, _right: _left, _left: _full, _ragged: _both, _both: _right, _single: _ragged}
+
+
 def _sizes(spec: InputSpec, shape: Shape, seq: int) -> tuple[int, ...]:
     return tuple(d if isinstance(d, int) else shape.sizes.get(d, seq) for d in spec.dims)
 
@@ -146,6 +190,37 @@ def _mask(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, dra
     real = np.ones((rows, size), bool)  # another length than the ids': what reaches beyond them is real
     real[:, : shape.real.shape[1]] = shape.real[:, :size]
     return np.ascontiguousarray(real != spec.inverted).astype(DTYPES[spec.dtype])
+
+
+def _ids(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, draw: str) -> np.ndarray:
+    """As a tokenizer pads them: some models find the end of a text by its padding."""
+    ids = _ended(spec, shape.real, _data(spec, shape, seq, rng, draw))
+    if spec.pad is None or shape.real.all() or ids.shape != shape.real.shape:
+        return ids
+    other = spec.pad + 1 if spec.pad < spec.high else spec.low
+    return np.where(shape.real, np.where(ids == spec.pad, other, ids), spec.pad).astype(ids.dtype)
+
+
+def _ended(spec: InputSpec, real: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """With the end at the last real position of each row, and nowhere else."""
+    if spec.end is None or ids.shape != real.shape:
+        return ids
+    ids = np.where(ids == spec.end, spec.end - 1 if spec.end > spec.low else spec.high, ids)
+    last = real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
+    ids[np.arange(len(ids)), last] = spec.end
+    return ids
+
+
+def _positions(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, draw: str) -> np.ndarray:
+    """Rows that hold one to four texts end to end, or as `draw` says; each text is counted from 0 on."""
+    rows, size = _sizes(spec, shape, seq)
+    texts = {"one text": 0, "short texts": size / 2}.get(draw, 3)
+    starts = rng.random((rows, size)) < texts / max(size, texts, 1)
+    if texts and size > 1:
+        starts[-1, size // 2] = True  # at least one row holds two
+    starts[:, 0] = True
+    at = np.arange(size)
+    return (at - np.maximum.accumulate(np.where(starts, at, 0), axis=1)).astype(DTYPES[spec.dtype])
 
 
 def _data(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, draw: str) -> np.ndarray:
@@ -159,4 +234,4 @@ def _data(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, dra
     return rng.integers(spec.low, spec.high, sizes, endpoint=True).astype(dtype)
 
 
-_DRAWS = {"ids": _data, "data": _data, "mask": _mask}
+_DRAWS = {"ids": _ids, "data": _data, "mask": _mask, "positions": _positions}

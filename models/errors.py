@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import traceback
+
 
 class ModelError(Exception):
     """A model that cannot be loaded: what is wrong, what was found, what to do about it."""
@@ -16,3 +19,15 @@ class ModelError(Exception):
 
 def _restore(problem: str, found: str, hint: str) -> ModelError:
     return ModelError(problem, found=found, hint=hint)
+
+
+class ModelWarning(UserWarning):
+    """Something odd about a model that can be compiled all the same."""
+
+
+def raised_at(error: BaseException) -> str:
+    """`modeling_x.py:88`, the innermost line of the model that an error came through; "" where there is none."""
+    ours = os.path.dirname(__file__)
+    told = (f for f in traceback.extract_tb(error.__traceback__) if "site-packages/torch/" not in f.filename)
+    frames = [f for f in told if os.path.dirname(f.filename) != ours]
+    return f"{frames[-1].filename.split('site-packages/')[-1]}:{frames[-1].lineno}" if frames else ""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from .errors import ModelError
-from .huggingface import check_weights
 from .pt2_file import load
 from .source import DTYPES, InputSpec, Source, describe
 
@@ -24,7 +23,6 @@ def load_pt2(path: Path) -> Source:
     tables = _tables(program)
     specs = tuple(_spec(name, value, names, tables) for name, value in _inputs(program, path))
     module = _module(program, [s.name for s in specs])
-    check_weights(module, str(path))
     ids = [s.high + 1 for s in specs if s.role == "ids"]
     source = Source(name=path.stem, kind="pt2", module=module, inputs=specs, vocab_size=ids[0] if ids else None)
     sizes = {n: 3 + i for i, n in enumerate(dict.fromkeys(d for s in specs for d in s.dims if isinstance(d, str)))}

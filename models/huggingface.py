@@ -1,4 +1,4 @@
-"""Loading a transformers folder or a gguf file from disk: safetensors only, code from the folder never."""
+"""Loading a transformers folder from disk: safetensors only, code from the folder never."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import contextlib
 import difflib
 import json
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from .errors import ModelError
-from .source import Source, tensors
-from .text import text_source
+from .folder_checks import SPARE_MODULES, check_numbers, few_modules, read_header, read_json
+from .source import Source
+from .transformers_source import transformers_source
 
 # Task -> transformers' table of the class for each model type.
 TASKS = {
     "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "embeddings": "MODEL_MAPPING_NAMES",
+    "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
     "masked-lm": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
     "next-sentence-prediction": "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES",
     "question-answering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    "seq2seq-lm": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "token-classification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
 }
@@ -31,11 +33,13 @@ ALIASES = {
     "fill-mask": "masked-lm",
     "text-classification": "sequence-classification",
     "text-generation": "causal-lm",
+    "text2text-generation": "seq2seq-lm",
 }
 DTYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2}
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+SPARE_NUMBERS = 1 << 24  # that a model may make itself (tables of positions) beyond those in its files
 _TOKENIZER_FILES = (
     "added_tokens.json", "chat_template.jinja", "merges.txt", "special_tokens_map.json", "tokenizer.json",
     "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
@@ -54,45 +58,23 @@ def load_folder(path: Path, task: str | None = None, *, dtype: str = "f32", shap
         module = _on_meta(cls, path)
         notes: tuple[str, ...] = ("shapes only: no weights were read",)
     else:
-        estimate_bytes(path)  # reads every header, so that a broken file is named
-        module, notes = _load(cls, path, dtype), ()
-    return text_source(
+        tensors = {name: entry for file in weight_files(path) for name, entry in read_header(file).items()}
+        _check_asked(cls, path, len(tensors), sum(prod(entry["shape"]) for entry in tensors.values()))
+        module, notes = from_files(cls, path, dtype), ()
+    return transformers_source(
         module, name=path.resolve().name, kind="huggingface", notes=notes,
         pad_side=_pad_side(path), tokenizer_files=lambda: _read_tokenizer(path),
-    )  # fmt: skip
-
-
-def load_gguf(path: Path, task: str | None = None, *, dtype: str = "f32") -> Source:
-    """The model of a .gguf file, its blocks dequantised to `dtype`. Raises: ModelError."""
-    _check_gguf(path)
-    from transformers import AutoConfig, AutoTokenizer
-
-    folder, name = str(path.resolve().parent), path.name
-    with _explained(path), _quiet():
-        config = AutoConfig.from_pretrained(folder, gguf_file=name)
-    cls = model_class({"model_type": config.model_type}, task or "causal-lm")
-    module = _load(cls, path.parent, dtype, gguf_file=name)
-    tokenizer: Any = None
-    with _explained(path), _quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    return text_source(
-        module, name=path.stem, kind="gguf", pad_side=tokenizer.padding_side,
-        notes=("the gguf file's quantised blocks were dequantised",),
-        tokenizer_files=lambda: _written_tokenizer(tokenizer),
     )  # fmt: skip
 
 
 def estimate_bytes(path: Path, dtype: str = "f32") -> int:
     """Bytes that the model's weights will take once loaded as `dtype`, from the files' headers alone.
 
-    Raises: ModelError where there is no safetensors or gguf file, or a header is broken.
+    Raises: ModelError where there is no safetensors file, or a header is broken.
     """
-    if path.suffix == ".gguf" and not path.is_dir():
-        _check_gguf(path)
-        return _gguf_elements(path, path.stat().st_mtime_ns) * BYTES[dtype]
     total = 0
     for file in weight_files(path):
-        for entry in _header(file).values():
+        for entry in read_header(file).values():
             bits = BYTES[dtype] if entry["dtype"] in _FLOATS else None
             begin, end = entry["data_offsets"]
             total += end - begin if bits is None else prod(entry["shape"]) * bits
@@ -107,13 +89,11 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} has no config.json", found=", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing",
             hint="give the folder that transformers' save_pretrained wrote",
         )  # fmt: skip
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{file} is not JSON: {error}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    config = read_json(file)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"{file} names no model_type", hint="is this a transformers model?")
     _check_model_type(config)
+    check_numbers(config, file)
     return config
 
 
@@ -132,24 +112,31 @@ def model_class(config: Mapping[str, Any], task: str | None = None) -> Any:
             raise ModelError(f"transformers has no {task} class for {model_type!r} models")
         name = name[0] if isinstance(name, (tuple, list)) else name
     else:
-        names = config.get("architectures") or ()
+        names = config.get("architectures") or []
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise ModelError("the config's architectures are no list of names", found=str(names)[:80])
         if not names:
             raise ModelError("the config names no architecture", hint="say which head you want: --task causal-lm")
         name = names[0]
-    if not hasattr(transformers, name):
+    cls = getattr(transformers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
         near = difflib.get_close_matches(name, dir(transformers), n=3)
         raise ModelError(
             f"transformers {transformers.__version__} has no class {name!r}",
             hint=f"nearest: {', '.join(near)}" if near else "choose another head with --task",
         )
-    return getattr(transformers, name)
+    return cls
 
 
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a folder. Raises: ModelError when there are none, or only pickled weights."""
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        table = read_json(index)
+        places = table.get("weight_map") if isinstance(table, dict) else None
+        if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
+            raise ModelError(f"{index} is no index of weight files", hint="fetch the folder again")
+        names = sorted(set(places.values()))
         odd = [n for n in names if Path(n).name != n]
         if odd:
             raise ModelError(f"{index.name} names files outside {path}", found=", ".join(odd))
@@ -171,30 +158,13 @@ def weight_files(path: Path) -> list[Path]:
     raise ModelError(f"{path} has no model.safetensors", hint="give a folder with weights, or a zoo name")
 
 
-def nan_weights(module: Any) -> list[str]:
-    """Names of the weights that hold a NaN."""
-    found = []
-    for name, tensor in tensors(module).items():
-        # The sum needs no copy of the weight, and is NaN when an element is; it may also be for inf - inf.
-        if tensor.is_floating_point() and not tensor.is_meta and bool(tensor.sum().isnan()):
-            found += [name] if bool(tensor.isnan().any()) else []
-    return found
-
-
-def check_weights(module: Any, name: str) -> None:
-    """Raises: ModelError naming the weights that hold a NaN."""
-    bad = nan_weights(module)
-    if bad:
-        raise ModelError(f"{name} has weights that are not numbers (NaN)", found=_some(bad),
-                         hint="the checkpoint is broken; fetch it again")  # fmt: skip
-
-
-def _load(cls: Any, folder: Path, dtype: str, **options: Any) -> Any:
+def from_files(cls: Any, folder: Path, dtype: str, **options: Any) -> Any:
+    """A module of that class with the weights of a folder, or of its `gguf_file`. Raises: ModelError."""
     import torch
 
     where = folder / options["gguf_file"] if "gguf_file" in options else folder
     kind = {} if "gguf_file" in options else {"use_safetensors": True}
-    with _explained(where), _quiet():
+    with explained(where), quiet():
         module, report = cls.from_pretrained(
             str(folder.resolve()), dtype=getattr(torch, DTYPES[dtype]), attn_implementation="eager",
             local_files_only=True, output_loading_info=True, **kind, **options,
@@ -202,28 +172,44 @@ def _load(cls: Any, folder: Path, dtype: str, **options: Any) -> Any:
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
-            f"{where} lacks weights of {cls.__name__}, which would be random", found=_some(missing),
+            f"{where} lacks weights of {cls.__name__}, which would be random", found=some(missing),
             hint="choose the head that was trained, with --task",
         )  # fmt: skip
-    check_weights(module, str(where))
     return module
+
+
+def _check_asked(cls: Any, path: Path, tensors: int, numbers: int) -> None:
+    """Raises: ModelError where the config asks for far more than lies in the files, before any of it is made."""
+    with few_modules(16 * tensors + SPARE_MODULES, path):
+        module = _on_meta(cls, path)
+    check_size(module, numbers, path)
+
+
+def check_size(module: Any, numbers: int, path: Path) -> None:
+    """Raises: ModelError where a module on the meta device is far larger than the numbers in a file."""
+    asked = sum(t.numel() for t in (*module.parameters(), *module.buffers()))
+    if asked > 2 * numbers + SPARE_NUMBERS:
+        raise ModelError(
+            f"{path} lacks weights of {type(module).__name__}",
+            found=f"its config asks for {asked:,} numbers, its tensors hold {numbers:,}",
+        )
 
 
 def _on_meta(cls: Any, path: Path) -> Any:
     import torch
     from transformers import AutoConfig
 
-    with _explained(path), _quiet(), torch.device("meta"):
+    with explained(path), quiet(), torch.device("meta"):
         config = AutoConfig.from_pretrained(str(path), local_files_only=True)
         return cls._from_config(config, attn_implementation="eager")
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """transformers' own complaints as ours, with the path."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, ModelError):
         raise
     except Exception as error:  # a config can make it fail anywhere
         first = str(error).strip().splitlines()
@@ -231,7 +217,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bars and advice; ours is shown instead."""
     from transformers.utils import logging
 
@@ -260,42 +246,6 @@ def _check_model_type(config: Mapping[str, Any]) -> None:
     raise ModelError(f"transformers {__version__} has no model type {kind!r}", hint=hint)
 
 
-def _header(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 2 <= length <= min(100_000_000, file.stat().st_size - 8):
-                raise ValueError("the header's length is wrong")
-            header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            for entry in header.values():
-                _ = entry["dtype"], entry["shape"], entry["data_offsets"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{file} is not a safetensors file", found=str(error)) from error
-    return header
-
-
-def _check_gguf(path: Path) -> None:
-    try:
-        with path.open("rb") as stream:
-            magic = stream.read(4)
-    except OSError as error:
-        raise ModelError(f"cannot open {path}: {error.strerror}") from error
-    if magic != b"GGUF":
-        raise ModelError(f"{path} is not a gguf file", found=f"it starts with {magic!r}")
-
-
-@lru_cache(maxsize=8)
-def _gguf_elements(path: Path, stamp: int) -> int:
-    _check_gguf(path)
-    import gguf
-
-    try:
-        return sum(int(t.n_elements) for t in gguf.GGUFReader(path).tensors)
-    except (ValueError, KeyError, IndexError, OverflowError) as error:
-        raise ModelError(f"{path} is a broken gguf file", found=str(error)) from error
-
-
 def _pad_side(path: Path) -> str:
     try:
         config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -310,9 +260,6 @@ def _read_tokenizer(path: Path) -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in files if f.is_file()}
 
 
-def _written_tokenizer(tokenizer: Any) -> dict[str, bytes]:
-    return {"tokenizer.json": tokenizer.backend_tokenizer.to_str().encode()}
-
-
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first of many names, and how many more there are."""
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -13,7 +13,7 @@ import numpy as np
 
 from .errors import ModelError
 from .onnx_file import load
-from .source import DTYPES, Arrays, InputSpec, Source
+from .source import DTYPES, Arrays, InputSpec, Source, warned
 
 # What exporters call the two sizes that every text model has.
 _SIZES = {
@@ -82,25 +82,28 @@ class OnnxSource(Source):
 
 def onnx_source(
     path: Path, *, dims: Mapping[str, Sequence[int | str]] | None = None,
-    fixed: Mapping[str, np.ndarray] | None = None, within: Path | None = None, name: str = "",
+    fixed: Mapping[str, Any] | None = None, within: Path | None = None, name: str = "",
 ) -> OnnxSource:  # fmt: skip
     """Describes an ONNX file. Sizes have the file's names, `batch` and `seq` where those are meant.
 
-    dims: which sizes vary, by input, in place of what the file says. fixed: inputs whose values are settled.
+    dims: which sizes vary, by input, in place of what the file says. fixed: inputs whose values are settled now: an
+    array, a list, a .npy file, or numbers (`1,2,3`).
     Raises: ModelError.
     """
     model, arrays = load(path, within)
     held = {t.name for t in model.graph.initializer}
-    fixed = dict(fixed or {})
+    fixed = _settled(model.graph, fixed or {})
     given = [v for v in model.graph.input if v.name not in held and v.name not in fixed]
-    _check_names(fixed, {v.name for v in model.graph.input}, "fixed")
     _check_names(dims or {}, {v.name for v in given}, "dims")
     namer, tables = _Namer(), _tables(model.graph)
     specs = tuple(_spec(v, namer, tables, (dims or {}).get(v.name)) for v in given)
     weights = sum(arrays(t).nbytes for t in model.graph.initializer if t.data_type != 8)
     ids = [s for s in specs if s.role == "ids"]
+    nan = [t.name for t in model.graph.initializer if t.data_type in _FLOATS and np.isnan(np.sum(arrays(t)))]
+    nan = [t.name for t in model.graph.initializer if t.name in nan and np.isnan(arrays(t)).any()]
     return OnnxSource(
         name=name or path.stem, kind="onnx", module=None, inputs=specs,  # type: ignore[arg-type]
+        notes=tuple(warned(name or path.stem, "NaN", nan)),
         outputs=tuple(o.name for o in model.graph.output), parameter_bytes=weights,
         vocab_size=ids[0].high + 1 if ids else None, path=path, model=model, arrays=arrays, fixed=fixed,
     )  # fmt: skip
@@ -110,6 +113,29 @@ def _check_names(given: Mapping[str, Any], known: set[str], what: str) -> None:
     odd = sorted(set(given) - known)
     if odd:
         raise ModelError(f"{what}: the model has no input {', '.join(odd)}", hint=f"inputs: {', '.join(sorted(known))}")
+
+
+def _settled(graph: Any, fixed: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The fixed inputs as arrays of the file's element types. Raises: ModelError."""
+    kinds = {v.name: v.type.tensor_type.elem_type for v in graph.input}
+    _check_names(fixed, set(kinds), "fixed")
+    found = {}
+    for name, value in fixed.items():
+        try:
+            array = np.load(value, allow_pickle=False) if str(value).endswith(".npy") else _numbers(value)
+            found[name] = np.asarray(array).astype(DTYPES[_DTYPES[kinds[name]]])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"the fixed input {name!r} cannot be read", found=str(error)[:120],
+                             hint="give a .npy file, or numbers: --fix NAME=1,2,3") from error  # fmt: skip
+    return found
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """`1,2,3` as a vector, `7` as a scalar; arrays and lists as they are."""
+    if not isinstance(value, str):
+        return np.asarray(value)
+    numbers = np.array([float(v) for v in value.split(",") if v.strip()])
+    return numbers if "," in value else numbers.reshape(())
 
 
 class _Namer:
@@ -172,5 +198,6 @@ def _tables(graph: Any) -> dict[str, int]:
     return found
 
 
+_FLOATS = frozenset({1, 10, 11, 16})
 # ONNX's number for an element type -> its name here, for inputs that cases can be made for.
 _DTYPES = {1: "f32", 2: "u8", 3: "i8", 5: "i16", 6: "i32", 7: "i64", 9: "bool", 10: "f16", 11: "f64", 16: "bf16"}

@@ -24,13 +24,18 @@ def open_model(
     shape_only: bool = False,
     inputs: Any = None,
     dims: Dims = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Source:
     """A zoo name, a transformers folder, `org/name` of the hub cache, a `.gguf`, `.onnx` or `.pt2` file,
     `FILE.py:FACTORY`, or a torch module with sample `inputs`.
 
-    dtype: what floating weights are read as; a torch module is taken as it is.
+    dtype: what floating weights are read as; a torch module is taken as it is. fixed: inputs of an ONNX file that are
+    settled now, by name: an array, a .npy file, or numbers (`1,2,3`).
     Raises: ModelError.
     """
+    if fixed and Path(str(model)).suffix != ".onnx":
+        raise ModelError("only an ONNX file's inputs can be fixed", found=", ".join(fixed),
+                         hint="give a torch module that computes it")  # fmt: skip
     if not isinstance(model, (str, Path)):
         return module_source(model, inputs, dims)
     text, path = str(model), Path(model)
@@ -40,7 +45,7 @@ def open_model(
     if ".py:" in text:
         return load_factory(text)
     if path.is_file() and path.suffix in _FILES:
-        return _FILES[path.suffix](path, task, dtype, dims)
+        return _FILES[path.suffix](path, task, dtype, dims, fixed)
     if path.is_dir():
         return huggingface.load_folder(path, task, dtype=dtype, shape_only=shape_only)
     if not path.exists() and hub.is_name(text):
@@ -49,15 +54,15 @@ def open_model(
     raise _no_model(text, path)
 
 
-def _onnx(path: Path, task: str | None, dtype: str, dims: Dims) -> Source:
-    return onnx_source(path, dims=dims, within=hub.repository_of(path))
+def _onnx(path: Path, task: str | None, dtype: str, dims: Dims, fixed: Any) -> Source:
+    return onnx_source(path, dims=dims, fixed=fixed, within=hub.repository_of(path))
 
 
-def _gguf(path: Path, task: str | None, dtype: str, dims: Dims) -> Source:
+def _gguf(path: Path, task: str | None, dtype: str, dims: Dims, fixed: Any) -> Source:
     return gguf.load_gguf(path, task, dtype=dtype)
 
 
-def _pt2(path: Path, task: str | None, dtype: str, dims: Dims) -> Source:
+def _pt2(path: Path, task: str | None, dtype: str, dims: Dims, fixed: Any) -> Source:
     return load_pt2(path)
 
 

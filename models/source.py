@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from .errors import ModelError
+from .errors import ModelError, ModelWarning, raised_at
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +38,12 @@ class InputSpec:
     """One input of a model.
 
     dims: ints, and names of sizes that vary (`batch`, `seq`).
-    role: `ids` and `data` are drawn at random, `mask` is 1 where a token is real.
+    role: `ids` and `data` are drawn at random, `mask` is 1 where a token is real, `positions` count from 0 on and
+          start again where a row's next text starts.
     inverted: a mask that is 1 where a token is padding.
     low, high: the least and greatest integer that may stand in it; for floats, `high` is the usual magnitude.
+    end: the id that ends each row's text and stands nowhere else in it; None: a text need not end.
+    pad: the id that stands where a token is padding, and in a padded row nowhere else; None: any may stand anywhere.
     """
 
     name: str
@@ -49,6 +53,8 @@ class InputSpec:
     low: int = 0
     high: int = 1
     inverted: bool = False
+    pad: int | None = None
+    end: int | None = None
 
 
 def _no_files() -> dict[str, bytes]:
@@ -68,6 +74,7 @@ class Source:
     pad_side:        where its tokenizer pads.
     tokenizer_files: reads what a bundle needs to turn text into ids, name -> content.
     notes:           what the user should know, in sentences.
+    quantized:       parameter -> its blocks, of those that lie quantised in the user's file (`gguf_blocks.Blocks`).
     double:          everything is computed in f64, also where the model itself asks for f32.
     """
 
@@ -85,6 +92,7 @@ class Source:
     config: Mapping[str, Any] = field(default_factory=dict)
     tokenizer_files: Callable[[], Mapping[str, bytes]] = _no_files
     notes: tuple[str, ...] = ()
+    quantized: Mapping[str, Any] = field(default_factory=dict)
     double: bool = False
 
     @property
@@ -116,7 +124,7 @@ class Source:
         if set(inputs) != set(names):
             raise ModelError(f"{self.name} takes the inputs {', '.join(names)}", found=", ".join(inputs) or "none")
         device = "meta" if self.on_meta else "cpu"
-        with torch.no_grad(), _widened() if self.double else nullcontext():
+        with torch.no_grad(), _plain_layers(), _widened() if self.double else nullcontext():
             given = {name: to_torch(inputs[name]).to(device) for name in names}
             found = dict(flatten(_forward(self, given)))
         return {name: to_numpy(found[name]) for name in self.outputs}
@@ -128,6 +136,11 @@ class Source:
     def buffers(self) -> frozenset[str]:
         """Names of the tensors that are no parameters (tables of positions and frequencies)."""
         return frozenset(name for name, _ in self.module.named_buffers())
+
+    @property
+    def exact(self) -> Callable[[Arrays], Mapping[str, np.ndarray]] | None:
+        """The same model in double precision, for judging others' rounding; None where there is no such thing."""
+        return self.float64().call
 
     def float64(self) -> Source:
         """The same model computing in double precision, for judging others' rounding.
@@ -141,7 +154,7 @@ def describe(source: Source, probe: Arrays) -> Source:
     """The source with its outputs named and its bytes counted, by one run on `probe`."""
     import torch
 
-    with torch.no_grad(), _shapes_only() if source.on_meta else nullcontext() as to_fake:
+    with torch.no_grad(), _plain_layers(), _shapes_only() if source.on_meta else nullcontext() as to_fake:
         arrays = {s.name: to_torch(probe[s.name]) for s in source.inputs}
         try:
             arrays = {k: to_fake(v) for k, v in arrays.items()} if to_fake else arrays
@@ -150,13 +163,39 @@ def describe(source: Source, probe: Arrays) -> Source:
             raise
         except Exception as error:  # the module may raise anything
             shapes = ", ".join(f"{k}{list(v.shape)}" for k, v in probe.items())
+            said, place = str(error).strip().partition("\n")[0], raised_at(error)
             raise ModelError(
-                f"{source.name} does not run: {type(error).__name__}: {error}", found=shapes,
+                f"{place + ': ' if place else ''}{source.name} does not run: {type(error).__name__}: {said}",
+                found=shapes,
                 hint="run the module in torch on these shapes first",
             ) from error  # fmt: skip
     if not found:
         raise ModelError(f"{source.name} returns no tensor")
-    return source.replace(outputs=tuple(found), parameter_bytes=count_bytes(source.module))
+    notes = (*source.notes, *odd_weights(source.name, source.module))
+    return source.replace(outputs=tuple(found), parameter_bytes=count_bytes(source.module), notes=notes)
+
+
+def odd_weights(name: str, module: torch.nn.Module) -> list[str]:
+    """Warns of weights that are not numbers, by name: a note for each kind. In a buffer an infinity may be a mask."""
+    parameters = {k for k, _ in module.named_parameters()}
+    nan, inf = [], []
+    for key, tensor in tensors(module).items():
+        # The sum needs no copy of the weight, and is not finite where an element is not; it may also overflow.
+        if not tensor.is_floating_point() or tensor.is_meta or bool(tensor.sum().isfinite()):
+            continue
+        nan += [key] if bool(tensor.isnan().any()) else []
+        inf += [key] if key in parameters and bool(tensor.isinf().any()) else []
+    return [*warned(name, "NaN", nan), *warned(name, "infinities", inf)]
+
+
+def warned(name: str, kind: str, weights: list[str]) -> list[str]:
+    """One note, which is also warned of, where some weights hold such values."""
+    if not weights:
+        return []
+    more = f" and {len(weights) - 8} more" if len(weights) > 8 else ""
+    note = f"{name} has weights with {kind}: {', '.join(weights[:8])}{more}; what depends on them is not compared"
+    warnings.warn(note, ModelWarning, stacklevel=3)
+    return [note]
 
 
 def flatten(output: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -191,6 +230,19 @@ def _forward(source: Source, given: Mapping[str, Any]) -> Any:
     if source.by_position:
         return source.module(*given.values(), **source.constants)
     return source.module(**given, **source.constants)
+
+
+@contextmanager
+def _plain_layers() -> Iterator[None]:
+    """Inside, torch's own Transformer layers compute every position: their fused kernels give 0 at padding."""
+    import torch
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _widened() -> Any:

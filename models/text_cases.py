@@ -40,11 +40,13 @@ def _encoded(tokenizer: bytes, longest: int) -> list[list[int]]:
 
 
 def _padded(source: Source, rows: list[list[int]], longest: int, side: str) -> dict[str, np.ndarray]:
-    """Every input of the source; those that are neither ids nor mask are 0."""
-    ids = np.zeros((len(rows), longest), np.int64)
+    """Every input of the source, filled up with its padding token (or id 0); what is no id, mask or position is 0."""
+    pad = next((s.pad for s in source.inputs if s.pad is not None), 0)
+    ids = np.full((len(rows), longest), pad, np.int64)
     real = np.zeros_like(ids)
     for i, row in enumerate(rows):
         at = slice(0, len(row)) if side == "right" else slice(longest - len(row), longest)
         ids[i, at], real[i, at] = row, 1
-    by_role = {"ids": ids, "mask": real, "data": np.zeros_like(ids)}
+    places = np.broadcast_to(np.arange(longest), ids.shape)
+    by_role = {"ids": ids, "mask": real, "data": np.zeros_like(ids), "positions": places}
     return {s.name: by_role[s.role].astype(DTYPES[s.dtype]) for s in source.inputs}

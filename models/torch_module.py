@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from .errors import ModelError
-from .huggingface import check_weights
 from .source import DTYPES, InputSpec, Source, describe
 
 Dims = Sequence["int | str"]
@@ -43,7 +42,6 @@ def module_source(
                          hint=f"the inputs are {', '.join(given)}")  # fmt: skip
     lengths: dict[int, str] = {}
     specs = tuple(_spec(n, a, wanted.get(n), lengths) for n, a in given.items())
-    check_weights(module, name or type(module).__name__)
     source = Source(
         name=name or type(module).__name__, kind="torch", module=module, inputs=specs, by_position=by_position,
     )  # fmt: skip

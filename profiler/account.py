@@ -11,8 +11,9 @@ import numpy as np
 from ..ir import dims
 from ..ir.diagnostics import GraphError, RunError, Where
 from ..ir.dims import Bindings, Dim
-from ..ir.graph import Node, Program
+from ..ir.graph import Node, Program, Value, producers
 from ..ir.tensor import Work
+from ..ir.unfold import unfold
 from ..ir.walk import walk
 from ..ir.weights import Held, Recipe, Stored, Weight, leaves
 
@@ -138,9 +139,9 @@ def _parameters(
 ) -> Iterator[tuple[str, int]]:
     """(name, elements) of every weight that the entry reads, each storage once.
 
-    Index tables and masks (wide integers, bools) are no parameters.
+    Index tables and masks (wide integers, bools) are no parameters, nor are the scales beside quantised ones.
     """
-    seen: set[object] = set()
+    seen: set[object] = _scales(program)
     read = dict.fromkeys(n.attrs["name"] for _, n in walk(program, entry) if n.op.name == "weight")
     for table_name in read:
         for leaf in leaves(program.weights[table_name]):
@@ -150,6 +151,32 @@ def _parameters(
                 continue
             seen.add(key)
             yield name, dims.evaluate(leaf.type.elements, {})
+
+
+def _scales(program: Program) -> set[object]:
+    """The storages of what quantised weights are multiplied by and moved by."""
+    found: set[object] = set()
+    for graph in unfold(program).functions.values():
+        made_by = producers(graph)
+        for node in graph.nodes:
+            first = _QUANTIZED.get(node.op.name)
+            for value in () if first is None else node.inputs[first : first + 2]:
+                found.update(_stored(value, made_by, program))
+    return found
+
+
+_QUANTIZED = {"dequantize": 1, "quantized_matmul": 2}  # op -> where its scale stands, the zero after it
+
+
+def _stored(value: Value | None, made_by: Mapping[Value, Node], program: Program) -> Iterator[object]:
+    """The storages that a value is moved out of."""
+    node = None if value is None else made_by.get(value)
+    if node is None:
+        return
+    if node.op.name == "weight":
+        yield from (_identity(leaf) for leaf in leaves(program.weights[node.attrs["name"]]))
+    elif node.op.pure_move:
+        yield from _stored(node.inputs[0], made_by, program)
 
 
 def _identity(leaf: Weight) -> object:

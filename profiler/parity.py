@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 
 from ..backends.bundle import Bundle
 from ..backends.cases import Case, Cases
-from ..ir.diagnostics import CheckError, RunError
-from ..ir.graph import Program
+from ..ir.diagnostics import CheckError, LoadError, RunError
+from ..ir.dims import Dim
+from ..ir.graph import Node, Program
 from ..ir.ops.attention import attention
 
 Arrays = Mapping[str, np.ndarray]
@@ -59,21 +61,71 @@ class Report:
         return asdict(self)
 
 
-def attends(program: Program, mask: np.ndarray) -> np.ndarray:
+def counting(program: Program, inputs: Arrays) -> dict[str, np.ndarray]:
+    """Which positions [batch, length] count, by output; outputs without positions are left out.
+
+    Those that may look at something under the padding mask of their own length; none in a row where any mask is empty.
+    """
+    entry = program.functions[program.entries[0]]
+    leads = {v.type.shape[:2]: inputs[v.name].shape[:2] for v in entry.inputs if v.type.rank >= 2}
+    masks = {v.type.shape: inputs[v.name] for v in entry.inputs if v.name.endswith("attention_mask")}
+    found = {}
+    for name, type in zip(entry.output_names, (v.type for v in entry.outputs), strict=True):
+        lead = type.shape[:2]
+        if lead not in leads or type.rank < 2:
+            continue
+        found[name] = np.ones(leads[lead], bool)
+        if lead in masks:
+            rows = np.logical_and.reduce([mask.any(axis=1) for mask in masks.values()])
+            found[name] = attends(program, masks[lead], lead[1]) & rows[:, None]
+    return found
+
+
+def attends(program: Program, mask: np.ndarray, length: Dim | None = None) -> np.ndarray:
     """Which positions [batch, seq] may look at something, under every attention of the program.
 
-    mask: [batch, seq], nonzero where a token is real.
+    length: only under attention from positions of that length to others of it; None is any.
+    mask: [batch, seq], nonzero where a token is real. Where an attention's mask is a full one, a bias, or drawn by
+    hand, only real positions are known to.
     """
-    seq = mask.shape[1]
-    kinds = {
-        (node.attrs["causal"], node.attrs["window"])
-        for graph in program.functions.values() for node in graph.nodes if node.op.name == "attention"
-    }  # fmt: skip
-    ok = np.ones(mask.shape, bool)
+    seq, real = mask.shape[1], np.asarray(mask != 0)
+    nodes = [n for g in program.functions.values() for n in g.nodes if length is None or _within(n, length)]
+    kinds = {(n.attrs["causal"], n.attrs["window"]) for n in nodes if n.op.name == "attention"}
+    ok = real.copy() if any(map(_says_more, nodes)) else np.ones(mask.shape, bool)
     for causal, window in kinds:
-        allowed = attention.allowed(seq, seq, np.asarray(mask != 0), causal, window)
+        allowed = attention.allowed(seq, seq, real, causal, window)
         ok &= np.broadcast_to(allowed, (*mask.shape[:1], 1, seq, seq)).any(axis=-1).reshape(mask.shape)
     return ok
+
+
+def all_see(program: Program, inputs: Arrays) -> bool:
+    """Whether every position may look at something under the windows that look both ways.
+
+    Only then do answers without positions count: a model that reads both ways may read its answer at padding. One that
+    looks back reads it where the text ends.
+    """
+    windows = {
+        n.attrs["window"] for g in program.functions.values() for n in g.nodes
+        if n.op.name == "attention" and n.attrs["window"] and not n.attrs["causal"]
+    }  # fmt: skip
+    masks = [np.asarray(a != 0) for name, a in inputs.items() if name.endswith("attention_mask") and a.ndim == 2]
+    seen = (attention.allowed(m.shape[1], m.shape[1], m, False, w) for m in masks for w in windows)
+    return all(bool(allowed.any(axis=-1).all()) for allowed in seen)
+
+
+def _within(node: Node, length: Dim) -> bool:
+    """Whether a node may be attention from positions of a length to others of the same."""
+    if node.op.name != "attention":
+        return any(v.type.rank > 1 and v.type.shape[-2:] == (length, length) for v in node.outputs)
+    return all(v is not None and v.type.shape[1] == length for v in node.inputs[:2])
+
+
+def _says_more(node: Node) -> bool:
+    """Whether a node keeps positions from looking at others by more than attributes and the padding mask."""
+    if node.op.name != "attention":
+        return node.op.name == "softmax"
+    mask, bias, _ = (*node.inputs[3:], None, None, None)[:3]
+    return bias is not None or (mask is not None and mask.type.rank == 4)
 
 
 def record(
@@ -97,7 +149,7 @@ def _noise(case: Case, exact: Arrays, program: Program) -> dict[str, float]:
     """How far each floating output of the original lies from the exact one, at the rows that are kept."""
     wide = _case(case.name, case.entry, case.inputs, exact, program, case.rows).outputs
     return {
-        k: float(np.abs(v.astype(np.float64) - wide[k]).max(initial=0.0))
+        k: float(np.abs(_at_finite(v, v).astype(np.float64) - _at_finite(wide[k], v)).max(initial=0.0))
         for k, v in case.outputs.items() if k in wide and wide[k].dtype == np.float64
     }  # fmt: skip
 
@@ -107,21 +159,23 @@ def _case(name: str, entry: str, inputs: Arrays, outputs: Arrays, program: Progr
     """A case with the rows that are kept; `known` gives them where they were chosen before."""
     stored: dict[str, np.ndarray] = {}
     rows: dict[str, np.ndarray] = {}
-    mask = inputs.get("attention_mask")
-    lead = next(iter(inputs.values())).shape[:2]
+    odd: list[str] = []
+    counted = counting(program, inputs)
     for key, array in outputs.items():
         array = np.ascontiguousarray(array)
         finite = np.isfinite(array) if array.dtype.kind == "f" else np.ones(array.shape, bool)
-        if array.shape[:2] != lead or array.ndim < 2:
-            if finite.all():  # what the original cannot compute proves nothing
-                stored[key] = array
+        if key not in counted or counted[key].shape != array.shape[:2]:
+            if all_see(program, inputs):
+                odd += [] if finite.all() else [key]
+                stored |= {key: array} if finite.any() else {}
             continue
+        lead = array.shape[:2]
         if known is not None:
             rows[key] = known[key]
             stored[key] = array.reshape(lead[0] * lead[1], *array.shape[2:])[rows[key]]
             continue
-        keep = np.ones(lead, bool) if mask is None or mask.shape != lead else attends(program, mask)
-        keep = keep & finite.reshape(*lead, -1).all(axis=-1)
+        keep = counted[key] & finite.reshape(*lead, -1).any(axis=-1)
+        odd += [] if finite[counted[key]].all() else [key]
         chosen = np.flatnonzero(keep.reshape(-1)).astype(np.int64)
         width = array.nbytes // max(1, lead[0] * lead[1])
         if len(chosen) * width > _FULL_BYTES:
@@ -131,7 +185,7 @@ def _case(name: str, entry: str, inputs: Arrays, outputs: Arrays, program: Progr
             chosen = np.sort(chosen[sample])
         rows[key] = chosen
         stored[key] = array.reshape(lead[0] * lead[1], *array.shape[2:])[chosen]
-    return Case(name, entry, dict(inputs), stored, rows)
+    return Case(name, entry, dict(inputs), stored, rows, not_finite=tuple(odd))
 
 
 def compare(run: Call, cases: Cases, dtype: str) -> Report:
@@ -146,7 +200,21 @@ def compare(run: Call, cases: Cases, dtype: str) -> Report:
             error = errors.setdefault(key, OutputError(key))
             by_case.append(_measure(error, case, answers[key], expected, TOLERANCE[dtype]))
     outputs = list(errors.values())
-    return Report(all(e.passed for e in outputs), outputs, len(cases.cases), cases.origin, by_case)
+    return Report(
+        all(e.passed for e in outputs), outputs, len(cases.cases), cases.origin, by_case, notes=_left_out(cases)
+    )
+
+
+def _left_out(cases: Cases) -> list[str]:
+    """One line for each output that the original itself does not always give finite. Raises: LoadError.
+
+    Where it gives nothing finite at all, there is nothing to compare.
+    """
+    if not any(np.isfinite(array).any() for case in cases.cases for array in case.outputs.values()):
+        raise LoadError(f"{cases.origin} answered no finite number, so there is nothing to verify by",
+                        hint="look for weights that are NaN or infinite; `tundish compile` warns of them")  # fmt: skip
+    counts = Counter(key for case in cases.cases for key in case.not_finite)
+    return [f"{key}: what is NaN or infinite in the original was not compared ({n} cases)" for key, n in counts.items()]
 
 
 def check(bundle: Bundle, dtype: str) -> None:
@@ -165,7 +233,7 @@ def check(bundle: Bundle, dtype: str) -> None:
 def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.ndarray, share: float
 ) -> dict[str, Any]:  # fmt: skip
     """Adds one case to an output's error; the case's own row."""
-    finite = bool(np.isfinite(answer).all()) if answer.dtype.kind == "f" else True
+    whole, lead = answer, answer.shape[:2]
     if error.name in case.rows:
         answer = answer.reshape(-1, *answer.shape[2:])[case.rows[error.name]]
     if answer.shape != expected.shape:
@@ -173,7 +241,9 @@ def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.nd
             f"output {error.name!r} has another shape than the original's",
             found=f"{list(answer.shape)} for {list(expected.shape)} in case {case.name}",
         )
-    got, want = answer.astype(np.float64), expected.astype(np.float64)
+    judged = _at_finite(answer, expected) if error.name in case.not_finite else whole
+    finite = bool(np.isfinite(judged).all()) if answer.dtype.kind == "f" else True
+    got, want = (_at_finite(a.astype(np.float64), expected) for a in (answer, expected))
     largest = float(np.abs(want).max(initial=0.0))
     difference = float(np.abs(got - want).max(initial=0.0)) if finite else float("nan")
     tolerance = max(share * max(1.0, largest), NOISE * case.noise.get(error.name, 0.0))
@@ -186,15 +256,24 @@ def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.nd
     error.min_cosine = min(error.min_cosine, _cosine(got, want))
     return {
         "case": case.name, "output": error.name, "max_abs_error": difference, "tolerance": tolerance,
-        "noise": case.noise.get(error.name), "max_abs_error_at_tokens": _at_tokens(case, error.name, got - want),
+        "noise": case.noise.get(error.name), "max_abs_error_at_tokens": _at_tokens(case, error.name, lead, got - want),
     }  # fmt: skip
 
 
-def _at_tokens(case: Case, name: str, difference: np.ndarray) -> float:
-    """The largest difference at positions that hold a real token; over everything for outputs without positions."""
-    mask = case.inputs.get("attention_mask")
-    if mask is not None and name in case.rows:
-        difference = difference[mask.reshape(-1)[case.rows[name]] != 0]
+def _at_finite(array: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """The array with 0 where the original is not finite; NaN of its own it keeps."""
+    return np.where(np.isfinite(original), array, np.zeros((), array.dtype))
+
+
+def _at_tokens(case: Case, name: str, lead: tuple[int, ...], difference: np.ndarray) -> float:
+    """The largest difference at positions that hold a real token; over everything for outputs without positions.
+
+    lead: [batch, length] of the output, which says whose mask it is; where two are that long, both must be real.
+    """
+    masks = [m for n, m in case.inputs.items() if n.endswith("attention_mask") and m.shape == lead]
+    if masks and name in case.rows:
+        real = np.logical_and.reduce([m != 0 for m in masks]).reshape(-1)
+        difference = difference[real[case.rows[name]]]
     return float(np.abs(difference).max(initial=0.0))
 
 

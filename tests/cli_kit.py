@@ -72,7 +72,8 @@ def refused(told: Told, *parts: str) -> None:
     """Exit 2, nothing on stdout, and on stderr one line that says it (progress aside, hints below it)."""
     assert told.code == 2, told.err
     assert not told.out and "Traceback" not in told.err
-    first = [line for line in told.err.splitlines() if line.startswith("tundish: ")]
+    lines = [line for line in told.err.splitlines() if line.startswith("tundish: ")]
+    first = [line for line in lines if not line.startswith("tundish: warning: ")]
     assert len(first) == 1 and all(part in told.err for part in parts), told.err
 
 

@@ -20,7 +20,8 @@ Arg = Union[str, Value, None]
 # ONNX's numbers for element types (onnx.TensorProto.DataType).
 ONNX_TYPES = {
     "f32": 1, "u8": 2, "i8": 3, "i16": 5, "i32": 6, "i64": 7, "bool": 9, "f16": 10, "f64": 11, "bf16": 16,
-    "u4": 21, "i4": 22,
+    "u4": 21, "i4": 22, "u16": 4, "u32": 12, "u64": 13, "f8e4m3": 17, "f8e4m3fnuz": 18, "f8e5m2": 19, "f8e5m2fnuz": 20,
+    "f4e2m1": 23, "f8e8m0": 24, "u2": 25, "i2": 26,
 }  # fmt: skip
 
 
@@ -133,7 +134,7 @@ class Emit:
 
     def cast(self, x: Arg, dtype: DType) -> str:
         """x in another element type."""
-        return self("Cast", x, to=ONNX_TYPES[dtype.name])
+        return self("Cast", x, to=ONNX_TYPES[dtype.name], saturate=0 if dtype.name.startswith("f8e") else None)
 
     # -- shapes ------------------------------------------------------------------------------------
 

@@ -7,4 +7,6 @@ from __future__ import annotations
 
 _MOVES = frozenset({"cast", "reshape"})
 
-NATIVE: dict[str, frozenset[str]] = {"bf16": _MOVES}
+NATIVE: dict[str, frozenset[str]] = {
+    name: _MOVES for name in ("bf16", "f8e4m3", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz")
+}

@@ -20,7 +20,7 @@ Lowering = Callable[[Emit, Node], Names]
 Table = dict[str, Lowering]
 
 STANDARD: Table = {}  # standard operators, opset 17 and later
-SINCE: dict[int, Table] = {20: {}, 23: {}}  # better forms that a later opset brings
+SINCE: dict[int, Table] = {18: {}, 20: {}, 23: {}}  # better forms that a later opset brings
 FAST: Table = {}  # ONNX Runtime's own operators, where they are faster
 OLDEST_OPSET, NEWEST_OPSET, DEFAULT_OPSET = 17, 24, 23
 
@@ -47,7 +47,16 @@ def lowers(table: Table, *names: str) -> Callable[[Lowering], Lowering]:
 @lru_cache
 def table(opset: int = DEFAULT_OPSET, portable: bool = False) -> Mapping[str, Lowering]:
     """Op name -> lowering at that opset; `portable` leaves out ONNX Runtime's own operators."""
-    from . import lower_attention, lower_contract, lower_elementwise, lower_index, lower_norm, lower_reduce, lower_shape  # noqa: F401  # fmt: skip
+    from . import (  # noqa: F401
+        lower_attention,
+        lower_contract,
+        lower_conv,
+        lower_elementwise,
+        lower_index,
+        lower_norm,
+        lower_reduce,
+        lower_shape,
+    )
 
     layers = [STANDARD, *(SINCE[v] for v in sorted(SINCE) if v <= opset), *([] if portable else [FAST])]
     return {name: function for layer in layers for name, function in layer.items()}

@@ -115,6 +115,14 @@ def _with_sinks(to: Emit, scores: str, sinks: Value, node: Node) -> str:
     return to("Slice", weights, to.ints(0), to.sizes.vector(t), to.ints(3), to.ints(1))
 
 
+def _no_filter(to: Emit, bias: Value) -> str:
+    """The bias without f32's least number, which the operator takes for -inf: a row of it alone would give 0."""
+    if bias.type.dtype.name != "f32":
+        return to.name(bias)
+    least, nearly = (to.scalar(x, bias.type.dtype) for x in (_LOWEST["f32"], 0.99 * _LOWEST["f32"]))
+    return str(to("Where", to("Equal", bias, least), nearly, bias))
+
+
 @lowers(SINCE[23], "attention")
 def _attention_23(to: Emit, node: Node) -> str:
     (b, s, h, d), (_, t, g, _), (_, _, _, e) = (one(node, i).type.shape for i in range(3))
@@ -131,7 +139,7 @@ def _attention_23(to: Emit, node: Node) -> str:
     allowed = _all(to, _mask(to, mask), _band(to, node, a["causal"] and not own_band, a["window"]))
     final: str | None
     if bias is not None:
-        final = to.name(bias)
+        final = _no_filter(to, bias)
         if allowed is not None:
             final = to("Where", allowed, final, to.scalar(float("-inf"), bias.type.dtype))
         final = _full(to, final, node, bias if allowed is None else None)

@@ -14,6 +14,8 @@ _SAME = {  # ours -> the ONNX operator of the same meaning
     "neg": "Neg", "abs": "Abs", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "reciprocal": "Reciprocal",
     "tanh": "Tanh", "erf": "Erf", "sigmoid": "Sigmoid", "relu": "Relu", "sin": "Sin", "cos": "Cos",
     "floor": "Floor", "ceil": "Ceil", "round": "Round", "sign": "Sign", "isnan": "IsNaN", "where": "Where",
+    "tan": "Tan", "asin": "Asin", "acos": "Acos", "atan": "Atan", "sinh": "Sinh", "cosh": "Cosh",
+    "asinh": "Asinh", "acosh": "Acosh", "atanh": "Atanh",
 }  # fmt: skip
 
 
@@ -25,6 +27,10 @@ for _name, _op_type in _SAME.items():
     lowers(STANDARD, _name)(_same(_op_type))
 
 
+for _name, _op_type in (("bit_and", "BitwiseAnd"), ("bit_or", "BitwiseOr"), ("bit_xor", "BitwiseXor")):
+    lowers(SINCE[18], _name)(_same(_op_type))
+
+
 @lowers(STANDARD, "ne")
 def _ne(to: Emit, node: Node) -> str:
     return to("Not", to("Equal", *node.inputs))
@@ -32,10 +38,15 @@ def _ne(to: Emit, node: Node) -> str:
 
 @lowers(STANDARD, "mod")
 def _mod(to: Emit, node: Node) -> str:
+    """ONNX has it for whole numbers only; of floats it has the remainder with the sign of a, which is exact."""
     a, b = node.inputs
-    if node.output.type.dtype.is_int:
+    dtype = node.output.type.dtype
+    if dtype.is_int:
         return to("Mod", a, b)
-    return to("Sub", a, to("Mul", to("Floor", to("Div", a, b)), b))
+    rest, zero = to("Mod", a, b, fmod=1), to.scalar(0, dtype)
+    turned = to("Xor", to("Less", rest, zero), to("Less", b, zero))
+    nothing = to("Equal", rest, zero)
+    return to("Where", to("And", turned, to("Not", nothing)), to("Add", rest, b), rest)
 
 
 @lowers(STANDARD, "rsqrt")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ...ir.diagnostics import BuildError
+from ...ir.dtypes import f16, f32
 from ...ir.graph import Node
 from .emit import Emit
 from .lower import STANDARD, lowers
@@ -28,4 +30,17 @@ def _topk(to: Emit, node: Node) -> list[str]:
 
 @lowers(STANDARD, "scatter_elements")
 def _scatter_elements(to: Emit, node: Node) -> str:
-    return to("ScatterElements", *node.inputs, axis=node.attrs["axis"])
+    """ONNX Runtime does not add or multiply in f16 here."""
+    axis, reduction, dtype = node.attrs["axis"], node.attrs["reduction"], node.output.type.dtype
+    if reduction in ("max", "min") and to.opset < 18:
+        raise BuildError(
+            f"scatter_elements: opset {to.opset} has no reduction {reduction!r}", where=node.where,
+            hint="ask for opset 18",
+        )  # fmt: skip
+    if reduction == "none":
+        return to("ScatterElements", *node.inputs, axis=axis)
+    if dtype != f16 or reduction in ("max", "min"):
+        return to("ScatterElements", *node.inputs, axis=axis, reduction=reduction)
+    x, indices, updates = node.inputs
+    wide = to("ScatterElements", to.cast(x, f32), indices, to.cast(updates, f32), axis=axis, reduction=reduction)
+    return to.cast(wide, f16)

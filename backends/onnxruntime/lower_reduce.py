@@ -33,10 +33,15 @@ def _over_booleans(op_type: str) -> Lowering:
     return lower
 
 
-for _name in ("sum", "mean", "max", "min"):
+for _name in ("sum", "mean", "max", "min", "prod"):
     lowers(STANDARD, _name)(_plain(f"Reduce{_name.capitalize()}"))
-lowers(STANDARD, "any")(_over_booleans("ReduceMax"))
 lowers(STANDARD, "all")(_over_booleans("ReduceMin"))
+
+
+@lowers(STANDARD, "any")
+def _any(to: Emit, node: Node) -> str:
+    """The greatest of no numbers is below 0."""
+    return to("Greater", _reduce(to, "ReduceMax", to.cast(node.inputs[0], i32), node), to.scalar(0, i32))
 
 
 @lowers(STANDARD, "argmax")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...ir import dtypes
 from ...ir.graph import Graph, Program
+from ...ir.packing import is_packed, pack
 from ...ir.tensor import TensorType
 from ..version import version
 from .emit import MS, ONNX_TYPES, Emit, Made
@@ -122,6 +123,9 @@ def external(model: Model, spans: Mapping[str, tuple[str, int, int]]) -> list[on
         tensor = tensor_header(name, model.types[key])
         tensor.data_location = onnx.TensorProto.EXTERNAL
         file, offset, length = spans[key]
+        if not length:  # ONNX Runtime cannot read nothing out of a file
+            tensors.append(tensor_header(name, model.types[key]))
+            continue
         for k, v in (("location", file), ("offset", str(offset)), ("length", str(length))):
             tensor.external_data.add(key=k, value=v)
         tensors.append(tensor)
@@ -136,8 +140,9 @@ def tensor_header(name: str, type: TensorType) -> onnx.TensorProto:
 
 
 def _inline(name: str, array: np.ndarray) -> onnx.TensorProto:
-    tensor = tensor_header(name, TensorType(dtypes.from_numpy(array.dtype), array.shape))
-    tensor.raw_data = array.tobytes()
+    type = TensorType(dtypes.from_numpy(array.dtype), array.shape)
+    tensor = tensor_header(name, type)
+    tensor.raw_data = (pack(array) if is_packed(type) else array).tobytes()
     return tensor
 
 

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     import onnxruntime
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_BF16 = np.dtype(ml_dtypes.bfloat16)
+# What numpy has no type of its own for passes by its bits: onnxruntime's name and number for it.
+_BITS = {
+    np.dtype(ml_dtypes.bfloat16): ("tensor(bfloat16)", 16),
+    np.dtype(ml_dtypes.float8_e4m3fn): ("tensor(float8e4m3fn)", 17),
+    np.dtype(ml_dtypes.float8_e4m3fnuz): ("tensor(float8e4m3fnuz)", 18),
+    np.dtype(ml_dtypes.float8_e5m2): ("tensor(float8e5m2)", 19),
+    np.dtype(ml_dtypes.float8_e5m2fnuz): ("tensor(float8e5m2fnuz)", 20),
+}
+_NAMED = {name: dtype for dtype, (name, _) in _BITS.items()}
 
 
 def session(model: Path, weights: Path, target: str, threads: int | None) -> onnxruntime.InferenceSession:
@@ -90,7 +98,7 @@ class OrtRunner:
         variants = self._variants[entry]
         opened = self.session(variants[choose(variants, sizes)].function)
         try:
-            results = _run(opened, names, inputs)
+            results = fed(opened, names, inputs)
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise RunError(f"onnxruntime failed in entry {entry!r}: {error}") from error
         return dict(zip(names, results, strict=True))
@@ -100,10 +108,11 @@ class OrtRunner:
         self._sessions.clear()
 
 
-def _run(opened: Any, names: list[str], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def fed(opened: Any, names: list[str], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs of an opened session, by these names in order."""
     taken = {i.name: i.type for i in opened.get_inputs()}
-    brain = [o.name for o in opened.get_outputs() if o.type == "tensor(bfloat16)"]
-    if not brain and "tensor(bfloat16)" not in taken.values():
+    given_back = {o.name: o.type for o in opened.get_outputs()}
+    if not any(t in _NAMED for t in (*taken.values(), *(given_back[n] for n in names))):
         given = {name: np.asarray(inputs[name], order="C") for name in taken}
         results: list[np.ndarray] = opened.run(names, given)
         return results
@@ -112,19 +121,23 @@ def _run(opened: Any, names: list[str], inputs: Mapping[str, np.ndarray]) -> lis
 
 
 def _value(array: np.ndarray) -> Any:
-    """An OrtValue; numpy has no bfloat16 of its own, so those go by their bits."""
+    """An OrtValue; what numpy has no type for goes by its bits."""
     import onnxruntime as ort
 
     array = np.asarray(array, order="C")
-    if array.dtype == _BF16:
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), 16)
+    if array.dtype in _BITS:
+        bits = array.view(f"u{array.itemsize}")
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BITS[array.dtype][1])
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def _array(value: Any) -> np.ndarray:
-    if value.data_type() != "tensor(bfloat16)":
+    dtype = _NAMED.get(value.data_type())
+    if dtype is None:
         result: np.ndarray = value.numpy()
         return result
     shape = tuple(value.shape())
-    bits = (ctypes.c_uint16 * prod(shape)).from_address(value.data_ptr())
-    return np.array(bits, np.uint16).reshape(shape).view(_BF16)  # a copy: the value owns its memory
+    if not prod(shape):
+        return np.zeros(shape, dtype)
+    bits = (ctypes.c_uint8 * (prod(shape) * dtype.itemsize)).from_address(value.data_ptr())
+    return np.array(bits, np.uint8).view(dtype).reshape(shape)  # a copy: the value owns its memory

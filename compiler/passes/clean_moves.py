@@ -11,18 +11,18 @@ from ...ir.op import OPS
 from ...ir.ops.broadcast import broadcast
 from ..pattern import Match, Rule, rule
 
-SIGNIFICAND = {"f64": 53, "f32": 24, "f16": 11, "bf16": 8}  # bits, the hidden one included
-EXPONENT = {"f64": 11, "f32": 8, "f16": 5, "bf16": 8}
-
 
 def holds_all(wide: DType, narrow: DType) -> bool:
     """Whether every number of `narrow` is a number of `wide`."""
-    if wide == narrow or narrow.kind == "bool":
+    if wide == narrow:
         return True
+    if narrow.kind == "bool":
+        return wide.range[0] <= 0  # a type of exponents alone has no 0
     if wide.is_float and narrow.is_float:
-        return SIGNIFICAND[wide.name] >= SIGNIFICAND[narrow.name] and EXPONENT[wide.name] >= EXPONENT[narrow.name]
+        finer = wide.significand >= narrow.significand and wide.exponent >= narrow.exponent
+        return finer and wide.bits >= 16  # those of 8 bits differ in more than their widths
     if wide.is_float and narrow.is_int:
-        return SIGNIFICAND[wide.name] > narrow.bits
+        return wide.significand > narrow.bits
     if wide.kind == "int" and narrow.is_int:
         return wide.bits > narrow.bits if narrow.kind == "uint" else wide.bits >= narrow.bits
     return wide.kind == narrow.kind == "uint" and wide.bits >= narrow.bits
@@ -94,7 +94,12 @@ def merge_slices(b: Any, m: Match) -> Value:
     return b.emit("slice", m.x, axis=m.axis, start=m.a + m.first, stop=m.a + m.last)
 
 
-@rule(lambda p, x: p.either(p.concat(x), p.split(x)), when=unchanged)
+def _one_piece(m: Match) -> str | None:
+    """Of several pieces one may be all of it, where the others are empty."""
+    return unchanged(m) if len(m.root.outputs) == 1 else "it gives several pieces"
+
+
+@rule(lambda p, x: p.either(p.concat(x), p.split(x)), when=_one_piece)
 def drop_concat(b: Any, m: Match) -> Value:
     """a concat or split of one piece is dropped"""
     return m.x

@@ -26,10 +26,28 @@ class Moved:
     inputs: tuple[Value, ...]
 
 
+Choice = Callable[[Node], bool]
+
+
 @rewrite("hoist")
 def hoist(program: Program, task: Task) -> Rewritten:
     """Callees first, so that an expression climbs from the innermost body to the entry, where it becomes a recipe."""
     weight_bits = DTYPES[task.precision.weights].bits
+    return _hoisted(program, "hoist", lambda n: is_recipe(n, weight_bits), _is_worth_it)
+
+
+@rewrite("dequantize")
+def dequantize_weights(program: Program, task: Task) -> Rewritten:
+    """Weights that the program holds quantised are dequantised when it is built, where the backend has no way to
+    work on them as they are: from here on they are plain weights, which fold and fuse with what uses them."""
+    quantized = any(n.op.name == "dequantize" for g in program.functions.values() for n in g.nodes)
+    if not quantized or "dequantize" in task.capabilities.ops:
+        return Rewritten(program)
+    return _hoisted(program, "dequantize", lambda n: n.op.name == "dequantize", lambda n: False)
+
+
+def _hoisted(program: Program, pass_name: str, may: Choice, worth: Choice) -> Rewritten:
+    """Moves what `may` move and depends on weights alone, and out of layers what is `worth` computing once."""
     static = static_values(program)
     functions: dict[str, Graph] = {}
     moved: dict[str, Moved] = {}
@@ -39,15 +57,15 @@ def hoist(program: Program, task: Task) -> Rewritten:
         known = static[name].intersection(graph.inputs)
         graph, told = _take_in(graph, moved)
         if name in program.entries:
-            graph, events[name] = recipes.apply(graph, _depends_on(graph, known), weight_bits, told)
+            graph, events[name] = recipes.apply(graph, _depends_on(graph, known), may, told)
         else:
-            leaving = _leaving(program, name, graph, known, weight_bits)
+            leaving = _leaving(program, name, graph, known, may, worth)
             if leaving is not None:
                 moved[name], events[name] = leaving
                 graph = _without(graph, moved[name])
         functions[name] = graph
     changed = program.replace(functions=functions, weights=recipes.table)
-    return Rewritten(changed, notes_of(changed, "hoist", events))
+    return Rewritten(changed, notes_of(changed, pass_name, events))
 
 
 def _take_in(graph: Graph, moved: Mapping[str, Moved]) -> tuple[Graph, set[str]]:
@@ -75,14 +93,14 @@ def _take_in(graph: Graph, moved: Mapping[str, Moved]) -> tuple[Graph, set[str]]
 
 
 def _leaving(
-    program: Program, name: str, graph: Graph, known: set[Value], weight_bits: int
+    program: Program, name: str, graph: Graph, known: set[Value], may: Choice, worth: Choice
 ) -> tuple[Moved, list[Event]] | None:
     """What leaves a body, or None: then it stays as it is, as the body of a fused kernel must."""
     sites = call_sites(program)[name]
     if any(node.op.name != "call" for _, node in sites):
         return None
-    static = _movable(graph, known, lambda n: is_recipe(n, weight_bits))
-    same = _movable(graph, _same_in_every_call(program, name, graph), _is_worth_it)
+    static = _movable(graph, known, may)
+    same = _movable(graph, _same_in_every_call(program, name, graph), worth)
     nodes = tuple(n for n in graph.nodes if n in static or n in same)
     made = {v for n in nodes if n.op.name not in SOURCES for v in n.outputs}
     leaving = set(nodes)
@@ -115,7 +133,7 @@ def _needed(nodes: tuple[Node, ...], values: tuple[Value, ...]) -> tuple[Node, .
     return tuple(reversed(kept))
 
 
-def _movable(graph: Graph, known: set[Value], may: Callable[[Node], bool]) -> dict[Node, None]:
+def _movable(graph: Graph, known: set[Value], may: Choice) -> dict[Node, None]:
     """The nodes that depend on these parameters and on scalars only, and may move."""
     found: dict[Node, None] = {}
     have = set(known)

@@ -13,7 +13,7 @@ from ...ir.build import UNKNOWN
 from ...ir.diagnostics import CompileError, Where
 from ...ir.dtypes import DTYPES, DType, f32
 from ...ir.graph import Graph, Node, Program, Value, callee
-from ..analysis import Sets, static_values
+from ..analysis import Sets, scale_values, static_values
 from ..plan import Note
 from ..rewriting import Rewritten, RuleBuilder, drop_dead
 from ..task import Task
@@ -47,21 +47,22 @@ def precision(program: Program, task: Task) -> Rewritten:
 
 
 def _all_are(program: Program, *wanted: DType) -> bool:
-    return all(
-        v.type.dtype in wanted or not v.type.dtype.is_float for g in program.functions.values() for v in g.values()
-    ) and len(set(wanted)) == 1
+    values = (v for g in program.functions.values() for v in set(g.values()) - scale_values(g))
+    return len(set(wanted)) == 1 and all(v.type.dtype in wanted or not v.type.dtype.is_float for v in values)
 
 
 def activations(program: Program, static: Sets) -> Sets:
     """By function, the floating values that come from an embedding, a projection or the user's own floats."""
     found: Sets = {name: set() for name in program.functions}
+    scales = {name: scale_values(graph) for name, graph in program.functions.items()}
     for name in program.entries:
         found[name] = {v for v in program.functions[name].inputs if v.type.dtype.is_float}
     size = -1
     while size != (size := sum(map(len, found.values()))):
         for name, graph in program.functions.items():
             for node in graph.nodes:
-                _spread(program, node, found, found[name], static[name])
+                if scales[name].isdisjoint(node.outputs):
+                    _spread(program, node, found, found[name], static[name])
     return found
 
 
@@ -129,7 +130,12 @@ class _Change:
             assert node.inputs[0] is not None
             b.map[node.output] = held.to(node.inputs[0], self.compute)
             return
-        inputs = [held.to(v, dtype) if v is not None and v.type.dtype.is_float else v for v in node.inputs]
+        dtype = node.attrs["source"] if node.op.name == "bitcast" else dtype
+        kept = _not_cast(node)
+        inputs = [
+            held.to(v, dtype) if v is not None and v.type.dtype.is_float and i not in kept else v
+            for i, v in enumerate(node.inputs)
+        ]
         new = b.emit_node(node.op, inputs, node.attrs, where=node.where)
         for old, value in zip(node.outputs, new.outputs, strict=True):
             b.map[old] = held.to(value, self.compute, node) if value.type.dtype.is_float else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ...ir.weights import Held, Recipe, Weight
 from ..rewriting import Event, RuleBuilder, drop_dead
 
 SOURCES = ("constant", "dim_value", "weight")  # they cost nothing where they are
-NEVER = ("cache_write", "call", "fused")
+NEVER = ("cache_write", "call", "dequantize", "fused")  # a backend that keeps `dequantize` wants its few bits
 SMALL_BYTES = 1 << 16  # what is smaller than this may grow
 
 
@@ -57,10 +57,13 @@ class Recipes:
         self._made: dict[tuple[object, ...], Weight] = {}
 
     def apply(
-        self, graph: Graph, static: set[Value], weight_bits: int, quiet: set[str]
+        self, graph: Graph, static: set[Value], may: Callable[[Node], bool], quiet: set[str]
     ) -> tuple[Graph, list[Event]]:
-        """A graph with its static expressions replaced by entries; what is at a place in `quiet` is told elsewhere."""
-        weights = self._expressions(graph, static, weight_bits)
+        """A graph with the static expressions that `may` be entries replaced by them.
+
+        quiet: places of which is told elsewhere.
+        """
+        weights = self._expressions(graph, static, may)
         used, outside = users(graph), set(graph.outputs)
         events: list[Event] = []
         b = RuleBuilder(graph)
@@ -80,14 +83,16 @@ class Recipes:
         name = self._name(weight, node)
         return b.emit_node("weight", (), {"name": name}, types=(value.type,), where=node.where).output
 
-    def _expressions(self, graph: Graph, static: set[Value], weight_bits: int) -> dict[Value, Weight]:
+    def _expressions(
+        self, graph: Graph, static: set[Value], may: Callable[[Node], bool]
+    ) -> dict[Value, Weight]:
         found: dict[Value, Weight] = {}
         for node in graph.nodes:
             if node.op.name == "weight":
                 found[node.output] = self.table[node.attrs["name"]]
             elif node.op.name == "constant":
                 found[node.output] = self._scalar(node)
-            elif set(node.outputs) <= static and is_recipe(node, weight_bits):
+            elif set(node.outputs) <= static and may(node):
                 if all(v is None or v in found for v in node.inputs):
                     inputs = tuple(found[v] for v in node.inputs if v is not None)
                     found.update(zip(node.outputs, self._results(node, inputs), strict=True))

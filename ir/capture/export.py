@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import logging
+import re
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +15,7 @@ from typing import Any
 
 from ..diagnostics import CaptureError, Where
 from ..dims import Range
-from .places import model_frame
+from .places import fixed_at, model_frame
 
 Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size
 
@@ -37,6 +41,7 @@ def export(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tuple
     import torch
 
     from .huggingface import hooked
+    from .torch_layers import plain_layers
     from .torch_ops import library
 
     library()
@@ -44,7 +49,7 @@ def export(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tuple
     call = _by_position if by_position else _by_name
     wrapper = _wrapper(module, inputs, axes, lambda m, given: call(m, given, dict(constants or {})), outputs, found)
     dynamic = {n: dict.fromkeys(axes.get(n, {}), torch.export.Dim.AUTO) for n in inputs}
-    with _quiet(), hooked(module, "position_ids" in inputs), torch.no_grad():
+    with _quiet(), plain_layers(), hooked(module), torch.no_grad():
         try:
             traced = torch.export.export(
                 wrapper, (), dict(inputs), dynamic_shapes=dynamic, strict=False,
@@ -146,29 +151,44 @@ def _sizes(traced: Any, inputs: Any, axes: Axes) -> tuple[dict[str, str], dict[s
             ranges[size] = Range(low, high)
     if frozen:
         raise CaptureError(
-            "the model fixes a size that should stay dynamic", found="; ".join(frozen),
+            "the model fixes a size that should stay dynamic", where=fixed_at(traced), found="; ".join(frozen),
             hint="look for shapes read as Python ints, or pass that size as fixed",
         )  # fmt: skip
     return names, ranges
 
 
+# What torch says -> what it means, and what to do.
+_REASONS = (
+    (
+        re.compile("data-dependent|Dynamic control flow|only one element tensors|one element tensors can be converted"),
+        "a Python condition or size depends on the values of a tensor",
+        "use torch.where, or decide from a shape or a setting",
+    ),
+    (re.compile(r"\.numpy\(\) is not supported"), "it leaves torch for numpy", "write it with torch's own functions"),
+)
+
+
 def _failure(error: Exception) -> CaptureError:
     """The user's line out of whatever torch.export raised."""
-    import traceback
-
     text = "".join(traceback.format_exception(error)) + str(error)
     file, line = model_frame(text)
-    message = str(error).strip().split("\n")[0][:300] or type(error).__name__
+    where = Where(file, line) if line else None
+    for said, problem, hint in _REASONS:
+        if said.search(str(error)):
+            return CaptureError(f"cannot be traced: {problem}", where=where, hint=hint)
+    message = str(error).strip().split("\n")[0][:300]
     return CaptureError(
-        f"cannot be traced: {message}", where=Where(file, line) if line else None,
-        hint="Python branches on tensor values cannot be captured; use torch.where or a fixed choice",
+        f"cannot be traced: {type(error).__name__}: {message}", where=where,
+        hint="run the module in eager torch on two rows first; what works only there looks at more than shapes",
     )  # fmt: skip
 
 
 class _quiet:
-    """torch and transformers warn while tracing about things that do not concern the user."""
+    """torch and transformers warn while tracing about things that do not concern the user, and print what they had."""
 
     def __enter__(self) -> None:
+        self._printed = contextlib.redirect_stderr(io.StringIO())
+        self._printed.__enter__()
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.simplefilter("ignore")
@@ -177,6 +197,7 @@ class _quiet:
             logger.setLevel(logging.ERROR)
 
     def __exit__(self, *details: Any) -> None:
+        self._printed.__exit__(*details)
         self._warnings.__exit__(*details)
         for logger, level in self._loggers:
             logger.setLevel(level)

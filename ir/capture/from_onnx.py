@@ -19,16 +19,17 @@ from ..graph import Node, Program, Value
 from ..op import Attrs, get
 from ..tensor import TensorType
 from ..weights import Held, Weight
-from .onnx_functions import Body, defaults, definition
+from .onnx_functions import Body, defaults, definition, unchanged
 from .onnx_ops import ONNX
 from .onnx_terms import Term, of_value, settle
 from .onnx_types import STANDARD, attribute, dtype
 
 Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size
 Arrays = Callable[[Any], np.ndarray]  # a TensorProto's elements
-OLDEST = 11
+OLDEST = 11  # of an older opset only ops that have not changed since
 _FOLDED = 1 << 20  # elements; what would be larger is computed at run time
 _DEPTH = 32  # functions and branches within each other
+_MOST = 200_000  # nodes within functions and branches, each counted every time it is taken in
 
 
 class Unsettled(CaptureError):
@@ -58,6 +59,10 @@ class _TooLarge(Exception):
     """A constant's computation makes something large."""
 
 
+class _Lost(Exception):
+    """A body's output follows from an op that has no counterpart."""
+
+
 class Importer:
     """Walks a model once. The functions of the table get this object as `to`.
 
@@ -82,7 +87,7 @@ class Importer:
         self._place = Where(name)
         self._attrs: dict[str, Any] = {}
         self._scratch: dict[int, tuple[Value, np.ndarray]] | None = None
-        self._depth = 0
+        self._depth = self._taken_in = 0
         self._lost: set[str] = set()  # what follows from an op that has no counterpart
 
     # -- what the table's functions use -----------------------------------------------------------
@@ -137,20 +142,22 @@ class Importer:
         """The numbers of input i, which must be known now. Raises: Unsettled."""
         term = self.term(i)
         if term.content is None or not term.plain:
-            raise self._unsettled(term, what)
+            raise self.unsettled(term, what)
         return term.content
 
     def dims(self, i: int, what: str) -> tuple[Dim, ...]:
         """The elements of input i as sizes, symbols among them. Raises: Unsettled."""
         term = self.term(i)
         if term.content is None:
-            raise self._unsettled(term, what)
+            raise self.unsettled(term, what)
         if not term.dtype.is_int:
             raise CaptureError(f"{self.op}: the {what} is {term.dtype}, not a number of elements")
         return tuple(int(v) if isinstance(v, (int, np.integer)) else v for v in term.content.flat)
 
     def ints(self, i: int, what: str) -> tuple[int, ...]:
-        """The elements of input i as plain ints. Raises: Unsettled."""
+        """The elements of input i as plain ints. Raises: Unsettled; CaptureError where they are no whole numbers."""
+        if not self.term(i).dtype.is_int:
+            raise CaptureError(f"{self.op}: the {what} is {self.term(i).dtype}, not whole numbers")
         return tuple(int(v) for v in self.content(i, what).flat)
 
     def attr(self, name: str, default: Any = ...) -> Any:
@@ -182,6 +189,8 @@ class Importer:
         """The Value of a term. Inside a constant's computation it is an input of that."""
         if term.items is not None:
             raise CaptureError(f"{self.op} takes a sequence, which is not a tensor")
+        if term.value is None and term.content is None:
+            raise CaptureError(f"{self.op} takes an optional without a value")
         if self._scratch is not None and term.content is not None:
             if id(term) not in self._scratch:
                 type = TensorType(term.dtype, term.shape)
@@ -199,17 +208,27 @@ class Importer:
         self.scope = {**before, **dict(zip(names, given, strict=True))}
         try:
             self._graph(graph)
+            if self._lost.intersection(o.name for o in graph.output):
+                raise _Lost
             return [self.lookup(o.name) for o in graph.output]
         finally:
             self.scope = before
+
+    def defined(self) -> list[Term | None] | None:
+        """The node's outputs by the function that ONNX itself defines the op by; None where there is none."""
+        node, version = self.node, self._version(self.node.domain)
+        body = definition(node, version, [self.scope.get(n) if n else None for n in node.input])
+        return None if body is None else self._called(body, {**defaults(node, version), **self._attrs})
+
+    def read_elsewhere(self, i: int) -> bool:
+        """Whether anything in the file may read input i beside this node."""
+        return _reads(self.model.graph, self.node.input[i]) + sum(
+            _reads(f, self.node.input[i]) for f in self.model.functions) > 1  # fmt: skip
 
     # -- the walk ---------------------------------------------------------------------------------
 
     def program(self) -> Program:
         """Raises: CaptureError."""
-        if self._version("") and self._version("") < OLDEST:
-            raise CaptureError(f"{self.name} is of opset {self._version('')}", hint=f"opset {OLDEST} and up are read; "
-                               "onnx.version_converter raises it")  # fmt: skip
         graph = self.model.graph
         held = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
         for value in graph.input:
@@ -264,6 +283,9 @@ class Importer:
             raise CaptureError(f"functions and branches lie more than {_DEPTH} deep in each other")
         for tensor in graph.initializer:
             self.scope[tensor.name] = self.tensor(tensor)
+        self._taken_in += len(graph.node) + 1 if self._depth > 1 else 0
+        if self._taken_in > _MOST:
+            raise CaptureError(f"functions and loops come to more than {_MOST:,} nodes", where=self._place)
         for i, node in enumerate(graph.node):
             self._visit(node, i)
         self._depth -= 1
@@ -275,6 +297,7 @@ class Importer:
         try:
             with self._at(self._place):
                 self._attrs = {a.name: attribute(a) for a in node.attribute}
+                self._check_age(node)
                 results = self._translated(node)
                 if results is not None:
                     self._bind(node, results)
@@ -282,6 +305,12 @@ class Importer:
             raise self._malformed(error) from error
         finally:
             self.node, self.op, self.opset, self._attrs, self._place = outer
+
+    def _check_age(self, node: Any) -> None:
+        """Raises: CaptureError on an op of an opset before the oldest whose meaning was another one then."""
+        if node.domain in STANDARD and 0 < self.opset < OLDEST and not unchanged(node, self.opset, OLDEST):
+            raise CaptureError(f"{node.op_type} of opset {self.opset} means something else than today",
+                               hint=f"opset {OLDEST} and up are read; onnx.version_converter raises it")  # fmt: skip
 
     @contextmanager
     def _at(self, place: Where) -> Iterator[None]:
@@ -320,7 +349,11 @@ class Importer:
         if given and all(t is None or (t.plain and t.small) for t in given) and not _graphs(node):
             with suppress(_TooLarge):
                 return self._computed(ONNX[key])
-        return _terms(ONNX[key](self))
+        try:
+            return _terms(ONNX[key](self))
+        except _Lost:
+            self._lost.update(n for n in node.output if n)
+            return None
 
     def _computed(self, translate: Any) -> list[Term | None]:
         """The content of an op on contents: translated into a graph of its own, which is run at once."""
@@ -364,9 +397,9 @@ class Importer:
 
     def _without(self, node: Any, key: str) -> list[Term | None] | None:
         """An op that is not in the table: the function that ONNX defines it by, or a problem to report."""
-        body = definition(node, self._version(node.domain), [self.scope.get(n) if n else None for n in node.input])
-        if body is not None:
-            return self._called(body, {**defaults(node, self._version(node.domain)), **self._attrs})
+        made = self.defined()
+        if made is not None or any(n in self._lost for n in node.output):
+            return made
         place, times = self.problems.get(key, (self._place, 0))
         self.problems[key] = (place, times + 1)
         self._lost.update(n for n in node.output if n)
@@ -402,7 +435,7 @@ class Importer:
             return CaptureError(f"{self.op} is malformed: {first}", where=self._place)
         return error
 
-    def _unsettled(self, term: Term, what: str) -> Unsettled:
+    def unsettled(self, term: Term, what: str) -> Unsettled:
         roots = _roots(self.builder, term)
         named = ", ".join(repr(r) for r in roots) or "the model's inputs"
         error = Unsettled(
@@ -445,6 +478,14 @@ class Importer:
 def _terms(results: Any) -> list[Term | None]:
     listed = list(results) if isinstance(results, (tuple, list)) else [results]
     return [of_value(r) if isinstance(r, Value) else r for r in listed]
+
+
+def _reads(graph: Any, name: str) -> int:
+    """How often a graph or a function, and the graphs within it, read a name."""
+    inner = [a.g for n in graph.node for a in n.attribute if a.HasField("g")]
+    own = sum(list(n.input).count(name) for n in graph.node)
+    return own + sum((o if isinstance(o, str) else o.name) == name for o in graph.output) + sum(
+        _reads(g, name) for g in inner)  # fmt: skip
 
 
 def _is_small(elements: Dim) -> bool:

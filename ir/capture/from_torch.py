@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..build import Builder
@@ -18,11 +18,14 @@ from ..graph import Node, Program, Value
 from ..op import Attrs, get
 from ..tensor import TensorType
 from ..weights import Held, Weight
-from .aten import ATEN
+from .aten import ATEN, COMPLEX, is_complex
 from .export import Axes, Exported, export
 from .masks import fold_masks
+from .picks import fold_picks
 from .places import where
+from .scalars import as_size
 from .sizes import Sizes
+from .triangles import Triangle, triangle
 
 
 def capture(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tuple[str, ...] = (),
@@ -38,19 +41,22 @@ def capture(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tupl
     Raises: CaptureError naming every op that has no counterpart, with its source line.
     """
     exported = export(module, inputs, axes, outputs=outputs, constants=constants, by_position=by_position)
+    fold_picks(exported.program)
     fold_masks(exported.program)
-    return Translator(exported, module).program(dict(ranges or {}))
+    return Translator(exported, dict(ranges or {})).program()
 
 
 class Translator:
     """Walks an exported graph once. The functions of the ATen table get this object as `to`."""
 
-    def __init__(self, exported: Exported, module: Any) -> None:
+    def __init__(self, exported: Exported, ranges: Mapping[str, Range]) -> None:
         self.exported = exported
-        self.sizes = Sizes(exported.names)
+        self.ranges = {n: _meet(r, ranges.get(n)) for n, r in exported.ranges.items()}
+        self.sizes = Sizes(exported.names, self.ranges)
         self.builder = Builder()
         self.env: dict[Any, Any] = {}
         self.problems: dict[str, tuple[Where, int]] = {}
+        self._from_data: dict[Any, Any] = {}  # sizes that hang on a tensor's values -> the node that made them so
         self.weights: dict[str, Weight] = {}
         self._arrays = _tensors(exported.program)
         self._weight_nodes: dict[str, Node] = {}
@@ -68,6 +74,7 @@ class Translator:
     def value(self, arg: Any, dtype: DType | None = None) -> Value:
         """An argument as a Value: a tensor, or a number as a scalar of `dtype`; cast to `dtype` where given."""
         known = self.env.get(arg) if hasattr(arg, "meta") else arg
+        known = known.draw(self.emit) if isinstance(known, Triangle) else known
         if isinstance(known, Value):
             return known if dtype in (None, known.type.dtype) else self.emit("cast", known, dtype=dtype)
         if isinstance(known, Expr):
@@ -101,13 +108,13 @@ class Translator:
 
     # -- the walk ---------------------------------------------------------------------------------
 
-    def program(self, ranges: dict[str, Range]) -> Program:
+    def program(self) -> Program:
         outputs: list[Value] = []
         for node in self.exported.program.graph.nodes:
             self.node = node
             if node.op == "output":
                 self._refuse()
-                outputs = [self.value(a) for a in node.args[0]]
+                outputs = [self.value(a) for a in _kept(self.exported.program, node)]
             elif node.op == "placeholder":
                 self._placeholder(node)
             else:
@@ -115,8 +122,7 @@ class Translator:
         heads = list(self._weight_nodes.values())
         self.builder.nodes = heads + [n for n in self.builder.nodes if n.op.name != "weight"]
         graph = self.builder.finish(outputs, self.exported.outputs)
-        symbols = {n: _meet(r, ranges.get(n)) for n, r in self.exported.ranges.items()}
-        return canonical(Program({"forward": graph}, ("forward",), self.weights, symbols))
+        return canonical(Program({"forward": graph}, ("forward",), self.weights, self.ranges))
 
     def _placeholder(self, node: Any) -> None:
         """User inputs become graph inputs; parameters wait until something reads them."""
@@ -132,18 +138,21 @@ class Translator:
             self.env[node] = source[node.args[1]] if source is not None else None
             return
         if _is_size(node.meta.get("val")):
-            self.env[node] = self.sizes.dim(node.meta["val"])
+            self.env[node] = self._size(node)
             return
         if isinstance(node.meta.get("val"), (torch.SymBool, bool)):
             return  # conditions, which only assertions read
         if "assert" in name or "sym_constrain" in name or node.meta.get("val") is None:
             return
-        translate = ATEN.get(name)
+        translate = (COMPLEX if is_complex(node) else ATEN).get(name)
         if translate is None:
             self._problem(name)
             return
         self._bind_weights(node)
-        if any(self.env.get(a) is None for a in node.all_input_nodes):
+        lost = [a for a in node.all_input_nodes if self.env.get(a) is None]
+        if lost:
+            for made in {self._from_data[a] for a in lost if a in self._from_data}:
+                self._problem(f"{made.target}, a size out of the values of a tensor", made)
             self.env[node] = None
             return  # an earlier problem; everything that follows from it is not the user's concern
         with self.builder.at(where(node)):
@@ -159,6 +168,21 @@ class Translator:
                 ) from error
         self._check(node)
 
+    def _size(self, node: Any) -> Dim | None:
+        """A size; None for one that hangs on a tensor's values, which matters once anything but a check reads it."""
+        found, made = node.meta["val"], [self.env.get(a) for a in node.all_input_nodes]
+        if self.sizes.knows(found):
+            return self.sizes.dim(found)
+        if len(made) == 1 and isinstance(made[0], Value) and "item" in str(node.target):
+            size = as_size(made[0], self.builder.nodes)
+            if size is not None:
+                self.sizes.learn(found, size)
+                return size
+        earlier = [self._from_data[a] for a in node.all_input_nodes if a in self._from_data]
+        if earlier or all(v is not None for v in made):
+            self._from_data[node] = earlier[0] if earlier else node
+        return None
+
     def _check(self, node: Any) -> None:
         """Our inference must agree with torch's, or the translation is wrong."""
         value, meta = self.env[node], node.meta["val"]
@@ -168,8 +192,8 @@ class Translator:
                 where=where(node), hint="this is a fault of the translation; please report it",
             )  # fmt: skip
 
-    def _problem(self, name: str) -> None:
-        place, times = self.problems.get(name, (where(self.node), 0))
+    def _problem(self, name: str, node: Any = None) -> None:
+        place, times = self.problems.get(name, (where(node or self.node), 0))
         self.problems[name] = (place, times + 1)
         self.env[self.node] = None
 
@@ -184,10 +208,24 @@ class Translator:
 
     # -- weights ----------------------------------------------------------------------------------
 
+    def table(self, name: str, array: np.ndarray) -> Value:
+        """A weight that the translation itself brings; equal ones are one."""
+        name = f"{name}.{hashlib.sha256(array.tobytes()).hexdigest()[:8]}"
+        if name not in self._weight_nodes:
+            type = TensorType(from_numpy(array.dtype), array.shape)
+            self.weights[name] = Weight(type, Held(array))
+            value = Value(self.builder.fresh(name), type)
+            self._weight_nodes[name] = Node(get("weight"), (), Attrs({"name": name}), (value,), where(self.node))
+        return self._weight_nodes[name].output
+
     def _bind_weights(self, node: Any) -> None:
+        from torch.nn import Parameter
+
         for arg in node.all_input_nodes:
             if arg.op == "placeholder" and arg not in self.env:
-                self.env[arg] = self._weight(*self._arrays[arg.name], where(node))
+                name, tensor = self._arrays[arg.name]
+                drawn = None if isinstance(tensor, Parameter) else triangle(_array(tensor)[0])
+                self.env[arg] = self._weight(name, tensor, where(node)) if drawn is None else drawn
 
     def _weight(self, name: str, tensor: Any, place: Where) -> Value:
         """A parameter or buffer; one that shares another's storage (a tied head) is the same weight."""
@@ -220,6 +258,25 @@ def _tensors(exported: Any) -> dict[str, tuple[str, Any]]:
     return found
 
 
+def _kept(exported: Any, output: Any) -> list[Any]:
+    """What the module returns. What it writes to a buffer only to read it again in the same call is no output.
+
+    Raises: CaptureError for a buffer that a later call would find changed.
+    """
+    placeholders = {n.name: n for n in exported.graph.nodes if n.op == "placeholder"}
+    buffers = {s.target: s.arg.name for s in exported.graph_signature.input_specs if s.kind.name == "BUFFER"}
+    kept = []
+    for spec, arg in zip(exported.graph_signature.output_specs, output.args[0], strict=True):
+        if spec.kind.name == "USER_OUTPUT":
+            kept.append(arg)
+        elif placeholders[buffers[spec.target]].users:
+            raise CaptureError(
+                f"the model keeps a state in its buffer {spec.target.removeprefix('m.')}", where=where(arg),
+                hint="a bundle answers each call alike; pass the state as an input and return the new one",
+            )  # fmt: skip
+    return kept
+
+
 def _first_names(tensors: dict[str, tuple[str, Any]]) -> dict[tuple[Any, ...], str]:
     """storage -> the first name under which the module holds it."""
     names: dict[tuple[Any, ...], str] = {}
@@ -236,8 +293,9 @@ def _array(tensor: Any) -> tuple[np.ndarray | None, tuple[Any, ...]]:
     if tensor.is_meta:
         return None, (id(tensor),)
     key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), str(tensor.dtype))
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16), key
+    if tensor.is_floating_point() and (tensor.element_size() == 1 or tensor.dtype is torch.bfloat16):
+        bits = tensor.view(torch.uint8 if tensor.element_size() == 1 else torch.int16)
+        return bits.numpy().view(_dtype(tensor.dtype).numpy), key
     return tensor.numpy(), key
 
 
@@ -250,7 +308,9 @@ def _dtype(dtype: Any) -> DType:
 
 _DTYPES = {
     "float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16", "int64": "i64", "int32": "i32",
-    "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "bool",
+    "int16": "i16", "int8": "i8", "uint64": "u64", "uint32": "u32", "uint16": "u16", "uint8": "u8", "bool": "bool",
+    "float8_e4m3fn": "f8e4m3", "float8_e5m2": "f8e5m2", "float8_e4m3fnuz": "f8e4m3fnuz",
+    "float8_e5m2fnuz": "f8e5m2fnuz", "float8_e8m0fnu": "f8e8m0",
 }  # fmt: skip
 
 

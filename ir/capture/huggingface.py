@@ -1,22 +1,21 @@
 """transformers through its own attention and mask interfaces: one op per attention, masks as what they mean.
 
 The mask interface is handed the function that says which key a query may see. Where that function is exactly a band
-(causal, bidirectional, a sliding window), it becomes attributes and the 2-D padding mask stays a 2-D input; anything
-else becomes transformers' own exact 4-D boolean mask.
+(causal, bidirectional, a sliding window, each of a row's packed texts for itself), it becomes one op, which `masks`
+turns into attributes and the 2-D padding mask where that says the same; anything else becomes transformers' own exact
+4-D boolean mask.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, reduce
+from typing import Any, NamedTuple
 
 from ..diagnostics import CaptureError
 
 NAME = "tundish"
-_state = threading.local()
 
 
 class _Unknown(Exception):
@@ -50,40 +49,72 @@ def _closure(function: Callable[..., Any]) -> dict[str, Any]:
     return dict(zip(function.__code__.co_freevars, (c.cell_contents for c in cells), strict=True))
 
 
-def _parts(function: Callable[..., Any], packed: bool) -> list[tuple[str, int]]:
-    """The band conditions that a mask function is the conjunction of. Raises: _Unknown."""
-    kind = _codes().get(getattr(function, "__code__", None))
-    if kind in ("causal", "full"):
-        return [(kind, 0)]
-    if kind == "left window":
-        return [("left", int(_closure(function)["sliding_window"]))]
-    if kind == "window":
-        return [("both", int(_closure(function)["sliding_window"]) + 1)]
-    if kind == "and":
-        inner = _closure(function)["mask_functions"]
-        return [p for f in inner for p in _parts(f, packed)]
-    if not packed and kind == "packed":  # no position_ids are given: one sequence per row
-        return []
-    if not packed and kind == "remapped":
-        return _parts(_closure(function)["mask_function"], packed)
-    raise _Unknown
+class Band(NamedTuple):
+    """Which keys a query may see: those not after it where `causal`, those nearer than `window` where that is not 0.
 
-
-def classify(function: Callable[..., Any], packed: bool = True) -> tuple[bool, int] | None:
-    """(causal, window) if the mask function is exactly a band around the diagonal, else None.
-
-    window w keeps keys nearer than w; 0 is unlimited. packed: rows may hold several sequences (position_ids are an
-    input of the program), so packing conditions count.
+    one_sided: the window holds back only keys before the query.
+    texts:     [batch, length], which of a packed row's texts a token belongs to; none sees another.
+    positions: [batch, length], from which distances are taken; None: the places in the row.
     """
+
+    causal: bool = False
+    window: int = 0
+    one_sided: bool = False
+    texts: Any = None
+    positions: Any = None
+
+    @property
+    def narrows(self) -> bool:
+        return self.causal or bool(self.window)
+
+
+def _read(function: Callable[..., Any]) -> Band:
+    """Raises: _Unknown where the mask function is no band."""
+    kind = _codes().get(getattr(function, "__code__", None))
+    if kind is None:
+        raise _Unknown
+    return _READERS[kind](_closure(function))
+
+
+def _remapped(held: dict[str, Any]) -> Band:
+    inner = _read(held["mask_function"])
+    if inner.texts is not None or inner.positions is not None:
+        raise _Unknown
+    return inner._replace(positions=held["position_ids"])
+
+
+def _both(one: Band, two: Band) -> Band:
+    """What both let through. Raises: _Unknown where they measure distances differently."""
+    if one.texts is not None and two.texts is not None:
+        raise _Unknown
+    if one.narrows and two.narrows and one.positions is not two.positions:
+        raise _Unknown
+    windows = [w for w in (one.window, two.window) if w]
+    measured = one if one.narrows else two
+    return Band(
+        one.causal or two.causal, min(windows, default=0), one.one_sided or two.one_sided,
+        two.texts if one.texts is None else one.texts, measured.positions,
+    )  # fmt: skip
+
+
+_READERS: dict[str, Callable[[dict[str, Any]], Band]] = {
+    "causal": lambda held: Band(causal=True),
+    "full": lambda held: Band(),
+    "left window": lambda held: Band(window=int(held["sliding_window"]), one_sided=True),
+    "window": lambda held: Band(window=int(held["sliding_window"]) + 1),
+    "and": lambda held: reduce(_both, map(_read, held["mask_functions"])),
+    "packed": lambda held: Band(texts=held["packed_sequence_mask"]),
+    "remapped": _remapped,
+}
+
+
+def classify(function: Callable[..., Any]) -> Band | None:
+    """The band around the diagonal that a mask function is, else None."""
     try:
-        parts = _parts(function, packed)
+        band = _read(function)
     except _Unknown:
         return None
-    causal = any(kind == "causal" for kind, _ in parts)
-    windows = [w for kind, w in parts if kind in ("left", "both")]
-    if any(kind == "left" for kind, _ in parts) and not causal:
-        return None  # one-sided without causality is no band
-    return causal, min(windows, default=0)
+    return None if band.one_sided and not band.causal else band
 
 
 def _mask(batch_size: Any, q_length: Any, kv_length: Any, q_offset: Any = 0, kv_offset: Any = 0,
@@ -93,7 +124,7 @@ def _mask(batch_size: Any, q_length: Any, kv_length: Any, q_offset: Any = 0, kv_
     from transformers import masking_utils as m
 
     mask_function = mask_function or m.causal_mask_function
-    band = classify(mask_function, getattr(_state, "packed", True))
+    band = classify(mask_function)
     if band is None or isinstance(q_offset, torch.Tensor):
         exact = {k: v for k, v in options.items() if not k.startswith("allow_is_")}
         return m.sdpa_mask(
@@ -102,8 +133,8 @@ def _mask(batch_size: Any, q_length: Any, kv_length: Any, q_offset: Any = 0, kv_
         )  # fmt: skip
     padding = m.prepare_padding_mask(attention_mask, kv_length, kv_offset)
     return torch.ops.tundish.band_mask(
-        padding, batch_size, q_length, kv_length, q_offset, kv_offset,
-        causal=band[0], window=band[1], device=torch.device(device),
+        padding, batch_size, q_length, kv_length, q_offset, kv_offset, band.texts, band.positions,
+        causal=band.causal, window=band.window, device=torch.device(device),
     )  # fmt: skip
 
 
@@ -137,7 +168,7 @@ def _register() -> None:
 
 
 @contextlib.contextmanager
-def hooked(module: Any, packed: bool) -> Iterator[None]:
+def hooked(module: Any) -> Iterator[None]:
     """Inside, a transformers model (and its parts) runs through our interfaces; other modules are left alone."""
     import sys
 
@@ -148,7 +179,6 @@ def hooked(module: Any, packed: bool) -> Iterator[None]:
 
     roots = [m for m in module.modules() if isinstance(m, PreTrainedModel)]
     saved = [(m.config, m.config._attn_implementation_internal) for m in roots]
-    _state.packed = packed
     try:
         if roots:
             _register()
@@ -157,6 +187,5 @@ def hooked(module: Any, packed: bool) -> Iterator[None]:
                 root.config._attn_implementation_internal = NAME
         yield
     finally:
-        _state.packed = True
         for config, before in saved:
             config._attn_implementation_internal = before

@@ -26,14 +26,44 @@ def _fold(node: Any) -> None:
         mask = mask.args[0]
     if not hasattr(mask, "target") or str(mask.target) != "tundish.band_mask.default":
         return
-    padding, _, q_len, kv_len, q_offset, kv_offset = mask.args
+    padding, _, q_len, kv_len, q_offset, kv_offset, texts, positions = (*mask.args, None, None)[:8]
     causal, window = mask.kwargs["causal"], mask.kwargs["window"]
+    if not (_counts_up(positions) and _is_made_of_counting(texts)):
+        return
     aligned = _equal(_size(q_offset) - _size(kv_offset), _size(kv_len) - _size(q_len))
     whole = padding is None or _equal(padding.meta["val"].shape[1], _size(kv_len))
     if not whole or not _equal(_size(kv_offset), 0) or ((causal or window) and not aligned):
         return
     node.args = (*node.args[:3], padding, *node.args[4:])
     node.kwargs = {**node.kwargs, "causal": bool(causal), "window": int(window)}
+
+
+# ops that leave the order of a row of positions as it is
+_MOVED = (*_SAME, "aten.unsqueeze.default", "aten.expand.default", "aten.view.default", "aten.reshape.default")
+
+
+def _counts_up(positions: Any) -> bool:
+    """Whether positions are known to be 0, 1, 2 and so on in each row, so that no text starts within it."""
+    node = positions
+    while node is not None and str(node.target) in _MOVED:
+        node = node.args[0]
+    if node is not None and str(node.target) == "aten.add.Tensor" and node.args[1] == 0:
+        node = node.args[0]
+    return node is None or str(node.target) in ("aten.arange.default", "aten.arange.start")
+
+
+def _is_made_of_counting(texts: Any) -> bool:
+    """Whether where texts start was worked out from counted positions alone: then a row holds one."""
+    seen, waiting = set(), [texts] if texts is not None else []
+    while waiting:
+        node = waiting.pop()
+        if node in seen or str(node.target).startswith(("aten.arange", "aten.sym_size")):
+            continue
+        if node.op != "call_function":
+            return False
+        seen.add(node)
+        waiting.extend(node.all_input_nodes)
+    return True
 
 
 def _size(arg: Any) -> Any:

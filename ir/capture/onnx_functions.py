@@ -30,7 +30,7 @@ def _filled(node: Any, attrs: Mapping[str, Any]) -> Any:
         if not a.ref_attr_name:
             new.attribute.append(a)
         elif attrs.get(a.ref_attr_name) is not None:
-            new.attribute.append(helper.make_attribute(a.name, attrs[a.ref_attr_name]))
+            new.attribute.append(helper.make_attribute(a.name, attrs[a.ref_attr_name], attr_type=a.type or None))
     return new
 
 
@@ -59,6 +59,12 @@ def defaults(node: Any, version: int) -> dict[str, Any]:
     """The default attributes of an op that ONNX defines."""
     schema = _schema(node, version)
     return {n: attribute(a.default_value) for n, a in schema.attributes.items() if a.default_value.name}
+
+
+def unchanged(node: Any, version: int, since: int) -> bool:
+    """Whether an op is the same in two versions of its domain."""
+    old, new = _schema(node, version), _schema(node, since)
+    return old is not None and new is not None and bool(old.since_version == new.since_version)
 
 
 def _schema(node: Any, version: int) -> Any:

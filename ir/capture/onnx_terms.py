@@ -252,7 +252,10 @@ def settle(name: str, node: Any, terms: Iterable[Term | None]) -> Term | None:
     function, given = SYMBOLIC.get(name), list(terms)
     if function is None or any(t is not None and (t.content is None or t.dtype.is_float) for t in given):
         return None
-    result = function(node, *(None if t is None else objects(t) for t in given))
+    try:
+        result = function(node, *(None if t is None else objects(t) for t in given))
+    except (TypeError, ValueError, LookupError, ArithmeticError):  # the op's own translation says what is wrong
+        return None
     if result is None:
         return None
     if not isinstance(result, np.ndarray):  # numpy hands out the element of an array without axes

@@ -11,7 +11,8 @@ from .onnx_terms import Term
 STANDARD = ("", "ai.onnx")
 NUMBERS = {
     "f32": 1, "u8": 2, "i8": 3, "i16": 5, "i32": 6, "i64": 7, "bool": 9, "f16": 10, "f64": 11, "bf16": 16, "u4": 21,
-    "i4": 22,
+    "i4": 22, "u16": 4, "u32": 12, "u64": 13, "f8e4m3": 17, "f8e4m3fnuz": 18, "f8e5m2": 19, "f8e5m2fnuz": 20,
+    "f4e2m1": 23, "f8e8m0": 24, "u2": 25, "i2": 26,
 }  # fmt: skip
 _NAMES = {number: name for name, number in NUMBERS.items()}
 

@@ -69,3 +69,17 @@ def where(node: Any) -> Where:
     """The place of an fx node."""
     file, line = model_frame(node.meta.get("stack_trace") or "")
     return Where(file, line, module_path(node))
+
+
+def fixed_at(traced: Any) -> Where | None:
+    """The line of the model where torch took a size for a number, if it remembers one."""
+    tensors = (n.meta.get("val") for n in traced.graph.nodes if n.op == "placeholder")
+    env = next((t.fake_mode.shape_env for t in tensors if hasattr(t, "fake_mode")), None)
+    bounds = getattr(env, "var_to_range_sloc", {}).values()
+    told = [s for b in bounds for s in (b.lower, b.upper)] + list(getattr(env, "replacements_slocs", {}).values())
+    frames: list[Any] = [getattr(s, kind, None) for s in told for kind in ("maybe_user_loc", "framework_loc")]
+    for frame in frames:
+        file = os.path.realpath(getattr(frame, "filename", os.devnull))
+        if file != os.devnull and not _is_library(file) and not _PLUMBING.search(file):
+            return Where(shown(file), int(frame.lineno))
+    return None

@@ -15,28 +15,29 @@ from torch import Tensor
 _SCHEMAS = (
     "attention(Tensor q, Tensor k, Tensor v, Tensor? mask=None, Tensor? bias=None, Tensor? sinks=None, *, "
     "float scale, bool causal=False, int window=0, float softcap=0.0) -> Tensor",
-    "band_mask(Tensor? padding, SymInt batch, SymInt q_len, SymInt kv_len, SymInt q_offset, SymInt kv_offset, *, "
-    "bool causal, int window, Device? device=None) -> Tensor",
+    "band_mask(Tensor? padding, SymInt batch, SymInt q_len, SymInt kv_len, SymInt q_offset, SymInt kv_offset, "
+    "Tensor? texts=None, Tensor? positions=None, *, bool causal, int window, Device? device=None) -> Tensor",
+    "last_marked(Tensor x, Tensor marked) -> Tensor",
 )
 
 
-def _band(sizes: tuple[Any, ...], causal: bool, window: int, device: Any) -> Tensor:
-    q_len, kv_len, q_offset, kv_offset = sizes
-    q = torch.arange(q_len, device=device)[:, None] + q_offset
-    k = torch.arange(kv_len, device=device)[None, :] + kv_offset
-    keep = torch.ones(q_len, kv_len, dtype=torch.bool, device=device)
-    if causal:
-        keep = keep & (k <= q)
-    if window:
-        keep = keep & ((q - k).abs() < window)
-    return keep
+def _band(q: Tensor, k: Tensor, causal: bool, window: int) -> Tensor:
+    """Which keys at positions k [..., t] each query at q [..., s] sees: bool [..., s, t]."""
+    distance = q[..., :, None] - k[..., None, :]
+    keep = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    return keep & (distance.abs() < window) if window else keep
 
 
-def _band_mask(padding: Any, batch: Any, q_len: Any, kv_len: Any, q_offset: Any, kv_offset: Any, *,
-               causal: bool, window: int, device: Any = None) -> Tensor:  # fmt: skip
+def _band_mask(padding: Any, batch: Any, q_len: Any, kv_len: Any, q_offset: Any, kv_offset: Any, texts: Any = None,
+               positions: Any = None, *, causal: bool, window: int, device: Any = None) -> Tensor:  # fmt: skip
+    """[batch, 1, q_len, kv_len]. texts and positions [batch, length], of as many queries as keys."""
     device = padding.device if padding is not None else device
-    keep = _band((q_len, kv_len, q_offset, kv_offset), causal, window, device)
-    keep = keep[None, None].expand(batch, 1, q_len, kv_len)
+    q = torch.arange(q_len, device=device) + q_offset if positions is None else positions
+    k = torch.arange(kv_len, device=device) + kv_offset if positions is None else positions
+    keep = _band(q, k, causal, window)
+    if texts is not None:
+        keep = keep & (texts[:, :, None] == texts[:, None, :])
+    keep = (keep if keep.dim() == 3 else keep[None])[:, None].expand(batch, 1, q_len, kv_len)
     if padding is not None:
         keep = keep & padding[:, None, None, kv_offset : kv_offset + kv_len]
     return keep.contiguous()
@@ -50,7 +51,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = No
     scores = torch.tanh(scores / softcap) * softcap if softcap else scores
     scores = scores if bias is None else scores + bias
     s, t = scores.shape[-2:]
-    keep = _band((s, t, t - s, 0), causal, window, q.device)[None, None]
+    places = torch.arange(s, device=q.device) + (t - s), torch.arange(t, device=q.device)
+    keep = _band(*places, causal, window)[None, None]
     if mask is not None:
         keep = keep & (mask[:, None, None, :] if mask.dim() == 2 else mask)
     scores = scores.masked_fill(~keep, float("-inf"))
@@ -64,6 +66,17 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = No
         total = total + torch.exp(sinks.float().view(1, -1, 1, 1) - top)
     weights = (weights / total.masked_fill(total == 0, 1.0)).to(v.dtype)
     return (weights @ v).transpose(1, 2).contiguous()
+
+
+def _last_marked(x: Tensor, marked: Tensor) -> Tensor:
+    """x [b, s, ...] at the last true position of marked [b, s] -> [b, ...]."""
+    places = torch.arange(marked.shape[1], device=x.device)
+    last = (marked * (places + 1)).argmax(1)
+    return x[torch.arange(x.shape[0], device=x.device), last]
+
+
+def _last_marked_shape(x: Tensor, marked: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], *x.shape[2:]))
 
 
 def _attention_shape(q: Tensor, k: Tensor, v: Tensor, *rest: Any, **attrs: Any) -> Tensor:
@@ -84,6 +97,8 @@ def library() -> torch.library.Library:
     lib.impl("attention", _attention, "CompositeExplicitAutograd")
     lib.impl("band_mask", _band_mask, "CompositeExplicitAutograd")
     lib.impl("band_mask", _band_mask, "BackendSelect")  # padding None: no tensor to dispatch on
+    lib.impl("last_marked", _last_marked, "CompositeExplicitAutograd")
+    torch.library.register_fake("tundish::last_marked", _last_marked_shape, lib=lib)
     torch.library.register_fake("tundish::attention", _attention_shape, lib=lib)
     torch.library.register_fake("tundish::band_mask", _band_mask_shape, lib=lib)
     return lib

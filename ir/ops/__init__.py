@@ -2,9 +2,11 @@
 
 from . import (
     attention,
+    bits,
     cache,
     collective,
     contract,
+    conv,
     elementwise,
     index,
     logic,
@@ -14,9 +16,10 @@ from . import (
     reduce,
     shape,
     structure,
+    trigonometry,
 )
 
 __all__ = [
-    "attention", "cache", "collective", "contract", "elementwise", "index", "logic", "moe", "norm", "quantize",
-    "reduce", "shape", "structure",
+    "attention", "bits", "cache", "collective", "contract", "conv", "elementwise", "index", "logic", "moe", "norm",
+    "quantize", "reduce", "shape", "structure", "trigonometry",
 ]  # fmt: skip

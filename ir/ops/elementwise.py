@@ -101,11 +101,18 @@ class div(Binary):
     fn = staticmethod(_divide)
 
 
+def _power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if not np.issubdtype(b.dtype, np.signedinteger):
+        return np.power(a, b)
+    inverse = np.where(a == 1, 1, np.where(a == -1, np.where(b % 2 == 0, 1, -1), 0)).astype(a.dtype)
+    return np.where(b < 0, inverse, np.power(a, np.maximum(b, 0)))
+
+
 @op
 class pow_(Binary):
-    """a to the power b."""
+    """a to the power b; of whole numbers and a negative b, the quotient 1 / a^|b| rounded towards zero, 0 for a = 0."""
 
-    fn = np.power
+    fn = staticmethod(_power)
 
 
 @op

@@ -88,19 +88,31 @@ class gather_elements(Index):
         return np.take_along_axis(x, indices.astype(np.int64), axis)
 
 
+_COMBINE: dict[str, np.ufunc | None] = {
+    "none": None, "add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum,
+}  # fmt: skip
+
+
 @op
 class scatter_elements(Index):
-    """x with one element replaced for each index, along one axis; no index may come twice in a line.
+    """x with one element replaced for each index, along one axis.
 
     Shapes: x [*p, n, *s], indices and updates [*p, m, *s] with 0 <= index < n -> [*p, n, *s].
+    reduction: "none", where no index may come twice in a line, or how what is there and the updates are taken
+      together: "add", "mul", "max", "min".
+    Flops: one for each update that is added or multiplied.
     """
 
     inputs = ("x", "indices", "updates")
+    attrs = {"axis": int, "reduction": Attr(str, "none")}
+    pure_move = False
     axes = "*r!, *i!, *i! -> *r!"
 
     def infer(
-        self, x: TensorType, indices: TensorType, updates: TensorType, *, axis: int
+        self, x: TensorType, indices: TensorType, updates: TensorType, *, axis: int, reduction: str
     ) -> TensorType:
+        if reduction not in _COMBINE:
+            raise GraphError(f"scatter_elements: reduction is one of {', '.join(_COMBINE)}, got {reduction!r}")
         of_kind("scatter_elements", "indices", indices, INTEGERS)
         same_dtype("scatter_elements", x, updates)
         same_but("scatter_elements", normal_axis("scatter_elements", axis, x), x, indices)
@@ -108,16 +120,27 @@ class scatter_elements(Index):
             raise GraphError("scatter_elements: one update for each index", found=f"{updates} for {indices}")
         return x
 
-    def axes_for(self, x: TensorType, indices: Any, updates: Any, *, axis: int) -> str:
+    def axes_for(self, x: TensorType, indices: Any, updates: Any, *, axis: int, reduction: str) -> str:
         at = axis % x.rank
         own = letters(x.rank, {at})
         ids = [*own[:at], *letters(1, {0}, first=x.rank), *own[at + 1 :]]
         return spell([own, ids, ids], [own])
 
-    def reference(self, x: np.ndarray, indices: Any, updates: Any, *, axis: int) -> np.ndarray:
+    def flops(self, out: TensorType, x: Any, indices: TensorType, updates: Any, *, axis: int, reduction: str) -> Dim:
+        return indices.elements if reduction in ("add", "mul") else 0
+
+    def reference(self, x: np.ndarray, indices: Any, updates: Any, *, axis: int, reduction: str) -> np.ndarray:
         _check_range("scatter_elements", indices, x.shape[axis])
-        out = x.copy()
-        np.put_along_axis(out, indices.astype(np.int64), updates, axis)
+        where = list(np.indices(indices.shape, sparse=True))
+        where[axis] = indices.astype(np.int64)
+        combine = _COMBINE[reduction]
+        if combine is None:
+            out = x.copy()
+            out[tuple(where)] = updates
+        else:  # like a sum, it is rounded once
+            wide = x.dtype if np.issubdtype(x.dtype, np.integer) else np.dtype(np.float64)
+            out = x.astype(wide)
+            combine.at(out, tuple(where), updates.astype(wide))
         return out
 
 

@@ -125,7 +125,7 @@ class softmax(Op):
 
     def reference(self, x: np.ndarray, *, axis: int) -> np.ndarray:
         wide = x.astype(np.float64)
-        e = np.exp(wide - wide.max(axis, keepdims=True))
+        e = np.exp(wide - wide.max(axis, keepdims=True, initial=-np.inf))
         return e / e.sum(axis, keepdims=True)
 
     def decompose(self, b: Any, x: Any, *, axis: int) -> Any:

@@ -5,20 +5,23 @@ A quantised weight is its plain array of whole numbers (one element a number, pa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from ..diagnostics import GraphError
 from ..dims import Dim
-from ..dtypes import i64
+from ..dtypes import DType, f32, i64
 from ..op import Attr, Op, op
 from ..tensor import TensorType, Work
-from .checks import FLOATS, INTEGERS, normal_axis, of_kind
+from .checks import FLOATS, INTEGERS, NUMBERS, normal_axis, of_kind
 from .letters import letters, spell
 from .widen import as_type
 
-SCHEMES = ("symmetric", "asymmetric")
+SCHEMES = ("symmetric", "asymmetric", "offset")
+CHUNK = 1 << 22  # numbers widened at a time
 
 
 def _check(name: str, q: TensorType, scale: TensorType, zero: TensorType | None, *, bits: int, group: int,
@@ -28,8 +31,10 @@ def _check(name: str, q: TensorType, scale: TensorType, zero: TensorType | None,
     of_kind(name, "scale", scale, FLOATS)
     if scheme not in SCHEMES:
         raise GraphError(f"{name}: scheme is one of {', '.join(SCHEMES)}, got {scheme!r}")
-    if (zero is not None) != (scheme == "asymmetric"):
-        raise GraphError(f"{name}: a zero point belongs to scheme asymmetric, and only there, got {scheme}")
+    if (zero is not None) != (scheme != "symmetric"):
+        raise GraphError(f"{name}: a zero point belongs to scheme asymmetric or offset, and only there, got {scheme}")
+    if zero is not None:
+        of_kind(name, "zero", zero, FLOATS if scheme == "offset" else NUMBERS)
     if not 1 <= bits <= q.dtype.bits or group < 0:
         raise GraphError(
             f"{name}: bits are 1..{q.dtype.bits} of {q.dtype}, group is 0 or more", found=f"bits {bits}, group {group}"
@@ -56,35 +61,64 @@ def _read(q: TensorType, *rest: TensorType | None, bits: int) -> Dim:
 
 
 def _spread(x: np.ndarray, size: int, group: int, axis: int) -> np.ndarray:
-    """Each group's value beside every number of the group."""
+    """Each group's value, in f64, beside every number of the group."""
+    x = x.astype(np.float64)
     return x if group == 0 else np.take(x, np.arange(size) // group, axis)
 
 
-def _numbers(q: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, group: int, axis: int) -> np.ndarray:
-    wide, size = q.astype(np.float64), q.shape[axis]
-    if zero is not None:
-        wide = wide - _spread(zero.astype(np.float64), size, group, axis)
-    return wide * _spread(scale.astype(np.float64), size, group, axis)
+def _numbers(q: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, *, group: int, axis: int, scheme: str,
+             dtype: Any = np.float64) -> np.ndarray:  # fmt: skip
+    """What q stands for: computed in f64, rounded once, and a slab at a time, for q may be a whole embedding."""
+    out = np.empty(q.shape, dtype)
+    for at in _slabs(q.shape, axis % q.ndim):
+        wide = q[at].astype(np.float64)
+        spread = [None if x is None else _spread(x[at], q.shape[axis], group, axis) for x in (scale, zero)]
+        out[at] = _FORMS[scheme](wide, *spread)
+    return out
+
+
+_FORMS: dict[str, Callable[..., np.ndarray]] = {
+    "symmetric": lambda q, scale, zero: q * scale,
+    "asymmetric": lambda q, scale, zero: (q - zero) * scale,
+    "offset": lambda q, scale, zero: q * scale + zero,
+}
+
+
+def _slabs(shape: tuple[int, ...], axis: int) -> Iterator[tuple[slice, ...]]:
+    """Cuts across the longest of the other axes, of about CHUNK numbers each."""
+    others = [i for i in range(len(shape)) if i != axis]
+    if not others or 0 in shape:
+        yield ()
+        return
+    cut = max(others, key=lambda i: shape[i])
+    step = max(1, CHUNK * shape[cut] // prod(shape))
+    for start in range(0, shape[cut], step):
+        yield (*[slice(None)] * cut, slice(start, start + step))
 
 
 @op
 class dequantize(Op):
-    """The numbers that q stands for: q · scale, or (q - zero) · scale.
+    """The numbers that q stands for: q · scale, (q - zero) · scale, or q · scale + zero.
 
     Shapes: q integer [*r], scale and zero as q but with ceil(n / group) along `axis`, n being q's size there.
-      group 0: one scale for the whole axis. The result is [*r] in scale's type.
+      group 0: one scale for the whole axis. The result is [*r] in `dtype`, rounded once.
     bits: how many of each number are used; what is read is counted in them.
-    scheme: "symmetric" (no zero) or "asymmetric".
-    Flops: 1 per element, 2 with a zero point.
+    scheme: "symmetric" (no zero), "asymmetric" (the zero is subtracted from q) or "offset" (a float zero is added).
+    Flops: 1 per element, 2 with a zero.
     """
 
     inputs = ("q", "scale", "zero?")
-    attrs = {"bits": int, "group": Attr(int, 0), "axis": Attr(int, 0), "scheme": Attr(str, "symmetric")}
+    attrs = {
+        "bits": int, "group": Attr(int, 0), "axis": Attr(int, 0), "scheme": Attr(str, "symmetric"),
+        "dtype": Attr(DType, f32),
+    }  # fmt: skip
     axes = "*r!, *r!, *r! -> *r!"
 
-    def infer(self, q: TensorType, scale: TensorType, zero: Any = None, **attrs: Any) -> TensorType:
+    def infer(self, q: TensorType, scale: TensorType, zero: Any = None, *, dtype: DType, **attrs: Any) -> TensorType:
         _check("dequantize", q, scale, zero, **attrs)
-        return TensorType(scale.dtype, q.shape)
+        if not dtype.is_float:
+            raise GraphError(f"dequantize: dtype is a float type, got {dtype}")
+        return TensorType(dtype, q.shape)
 
     def axes_for(self, q: TensorType, scale: TensorType, zero: Any = None, **attrs: Any) -> str:
         at = attrs["axis"] % q.rank
@@ -99,28 +133,30 @@ class dequantize(Op):
         return Work(_flops(types[0], attrs["scheme"]), _read(*types, bits=attrs["bits"]), outs[0].bytes)
 
     def reference(self, q: np.ndarray, scale: np.ndarray, zero: Any = None, *, bits: int, group: int, axis: int,
-                  scheme: str) -> np.ndarray:  # fmt: skip
-        return _numbers(q, scale, zero, group, axis)
+                  scheme: str, dtype: DType) -> np.ndarray:  # fmt: skip
+        return _numbers(q, scale, zero, group=group, axis=axis, scheme=scheme, dtype=dtype.numpy)
 
     def decompose(self, b: Any, q: Any, scale: Any, zero: Any = None, *, bits: int, group: int, axis: int,
-                  scheme: str) -> Any:  # fmt: skip
-        dtype, at = scale.type.dtype, axis % q.type.rank
+                  scheme: str, dtype: DType) -> Any:  # fmt: skip
+        at, wide = axis % q.type.rank, max(scale.type.dtype, dtype, key=lambda d: d.bits)
 
         def spread(x: Any) -> Any:
+            x = as_type(b, x, wide)
             if group == 0:
                 return x
             at_each = b.emit("iota", length=q.type.shape[at], dtype=i64)
             return b.emit("gather", x, b.emit("div", at_each, b.constant(group, i64)), axis=at)
 
-        numbers = as_type(b, q, dtype)
-        if zero is not None:
-            numbers = b.emit("sub", numbers, spread(as_type(b, zero, dtype)))
-        return b.emit("mul", numbers, spread(scale))
+        numbers = as_type(b, q, wide)
+        if scheme == "asymmetric":
+            numbers = b.emit("sub", numbers, spread(zero))
+        product = b.emit("mul", numbers, spread(scale))
+        return as_type(b, b.emit("add", product, spread(zero)) if scheme == "offset" else product, dtype)
 
 
 @op
 class quantized_matmul(Op):
-    """x · dequantize(q, scale, zero) + bias, the groups along q's first axis.
+    """x · dequantize(q, scale, zero) + bias, the groups along q's first axis. The result is in x's type.
 
     Shapes: x [*r, k], q integer [k, n], scale and zero [ceil(k / group), n] ([1, n] for group 0), bias [n] -> [*r, n].
     Flops: 2 · rows · k · n, one per output for the bias, and those of dequantize.
@@ -153,9 +189,9 @@ class quantized_matmul(Op):
 
     def reference(self, x: np.ndarray, q: np.ndarray, scale: np.ndarray, zero: Any = None, bias: Any = None, *,
                   bits: int, group: int, scheme: str) -> np.ndarray:  # fmt: skip
-        y = x.astype(np.float64) @ _numbers(q, scale, zero, group, 0)
+        y = x.astype(np.float64) @ _numbers(q, scale, zero, group=group, axis=0, scheme=scheme)
         return y if bias is None else y + bias
 
     def decompose(self, b: Any, x: Any, q: Any, scale: Any, zero: Any = None, bias: Any = None, **attrs: Any) -> Any:
-        weight = b.emit("dequantize", q, scale, zero, axis=0, **attrs)
-        return b.emit("linear", x, as_type(b, weight, x.type.dtype), bias)
+        weight = b.emit("dequantize", q, scale, zero, axis=0, dtype=x.type.dtype, **attrs)
+        return b.emit("linear", x, weight, bias)

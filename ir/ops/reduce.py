@@ -11,7 +11,7 @@ from ..dims import Dim
 from ..dtypes import i64
 from ..op import INTS, Attr, Op, op
 from ..tensor import TensorType
-from .checks import BOOL, FLOATS, NUMBERS, normal_axes, normal_axis, of_kind
+from .checks import BOOL, FLOATS, NUMBERS, normal_axes, normal_axis, of_kind, within
 from .letters import letters, spell
 
 
@@ -56,6 +56,16 @@ class sum_(Reduce):
 
     def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
         return x.sum(axes, dtype=_accumulator(x), keepdims=keepdims)
+
+
+@op
+class prod(Reduce):
+    """The product. Counts one FLOP per element of x."""
+
+    cost = 1
+
+    def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
+        return x.prod(axes, dtype=_accumulator(x), keepdims=keepdims)
 
 
 @op
@@ -124,6 +134,7 @@ class argmax(Op):
     def infer(self, x: TensorType, *, axis: int, keepdims: bool) -> TensorType:
         of_kind("argmax", "x", x, (*NUMBERS, *BOOL))
         at = normal_axis("argmax", axis, x)
+        within("argmax", 1, x.shape[at], "there is nothing to choose from")
         kept = (1,) if keepdims else ()
         return TensorType(i64, (*x.shape[:at], *kept, *x.shape[at + 1 :]))
 

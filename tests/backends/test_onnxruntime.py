@@ -20,11 +20,12 @@ from tundish.compiler.plan import Guard, Plan, Variant
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import BuildError, LoadError, RunError, Where
 from tundish.ir.dims import Range, symbol
-from tundish.ir.dtypes import f32, i64
+from tundish.ir.dtypes import DTYPES, f32, from_numpy, i64
 from tundish.ir.evaluate import evaluate
 from tundish.ir.graph import Program
 from tundish.ir.op import OPS
 from tundish.ir.tensor import TensorType
+from tundish.ir.weights import Held, Weight
 
 OPSETS = range(OLDEST_OPSET, NEWEST_OPSET + 1)
 
@@ -217,3 +218,64 @@ def test_attention_gives_zero_where_nothing_may_be_seen(plan: Plan, tmp_path: Pa
     x = np.random.default_rng(0).standard_normal((1, 5, 2, 4)).astype(np.float32)
     got = run(plan, {"x": x, "m": np.array([[0, 0, 1, 1, 1]])}, tmp_path)["y"]
     assert not got[0, :2].any() and got[0, 2:].all()
+
+
+def test_a_bias_of_the_least_number_is_no_minus_infinity(tmp_path: Path) -> None:
+    """ONNX Runtime's operator takes it for -inf: a row of it alone would give 0 and not the average."""
+    b = Builder(Where("m.py", 1))
+    s = symbol("s")
+    x = b.input("x", TensorType(f32, (1, s, 2, 4)))
+    bias = b.input("bias", TensorType(f32, (1, 1, 1, s)))
+    graph = b.finish([b.emit("attention", x, x, x, None, bias, scale=0.5)], ["y"])
+    program = Program({"main": graph}, ("main",), {}, {"s": Range(1, 9)})
+    plan = Plan(program, {"main": (Variant(Guard(), "main"),)}, "onnxruntime", "cpu")
+    x = np.random.default_rng(0).standard_normal((1, 5, 2, 4)).astype(np.float32)
+    least = np.full((1, 1, 1, 5), np.finfo(np.float32).min)
+    got = run(plan, {"x": x, "bias": least}, tmp_path)["y"]
+    np.testing.assert_allclose(got, np.broadcast_to(x.mean(1, keepdims=True), x.shape), rtol=1e-5, atol=1e-6)
+    (tmp_path / "b").mkdir()
+    assert not run(plan, {"x": x, "bias": np.full_like(least, -np.inf)}, tmp_path / "b")["y"].any()
+
+
+def test_a_weight_without_elements(tmp_path: Path) -> None:
+    """Such as the registers of a vision model that has none: there are no bytes of it in the file."""
+    b = Builder(Where("m.py", 1))
+    s = symbol("s")
+    x, type = b.input("x", TensorType(f32, (s, 3))), TensorType(f32, (0, 3))
+    nothing = b.emit_node("weight", (), {"name": "w"}, types=[type], names=("w",)).output
+    graph = b.finish([b.emit("concat", x, nothing, axis=0)], ["y"])
+    held = {"w": Weight(type, Held(np.zeros((0, 3), np.float32)))}
+    program = Program({"main": graph}, ("main",), held, {"s": Range(1, 9)})
+    plan = Plan(program, {"main": (Variant(Guard(), "main"),)}, "onnxruntime", "cpu")
+    x = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(run(plan, {"x": x}, tmp_path)["y"], x)
+
+
+def one_op(folder: Path, op: str, attrs: dict[str, object], *arrays: np.ndarray) -> np.ndarray:
+    """One op alone, on these arrays."""
+    b = Builder(Where("m.py", 1))
+    names = [f"x{i}" for i in range(len(arrays))]
+    taken = [b.input(n, TensorType(from_numpy(a.dtype), a.shape)) for n, a in zip(names, arrays, strict=True)]
+    graph = b.finish([b.emit_node(op, taken, attrs).output], ["y"])
+    plan = Plan(Program({"main": graph}, ("main",)), {"main": (Variant(Guard(), "main"),)}, "onnxruntime", "cpu")
+    return run(plan, dict(zip(names, arrays, strict=True)), folder)["y"]
+
+
+def test_remainders_at_infinity(tmp_path: Path) -> None:
+    a = np.array([5, -5, 0, 5, np.inf, 6, -6], np.float32)
+    b = np.array([np.inf, np.inf, 3, -np.inf, 2, 3, 3], np.float32)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(one_op(tmp_path, "mod", {}, a, b), np.mod(a, b))
+
+
+def test_none_of_nothing_is_true_and_all_are(tmp_path: Path) -> None:
+    for op, meant in (("any", False), ("all", True)):
+        (tmp_path / op).mkdir()
+        assert one_op(tmp_path / op, op, {"axes": (1,)}, np.zeros((2, 0), bool)).tolist() == [meant, meant]
+
+
+@pytest.mark.parametrize("name", ["bf16", "f8e4m3", "f8e5m2"])
+def test_floats_that_numpy_lacks_go_in_and_out(name: str, tmp_path: Path) -> None:
+    x = np.array([[1.5, -2.0, 0.0]]).astype(DTYPES[name].numpy)
+    y = one_op(tmp_path, "reshape", {"shape": (3, 1)}, x)
+    assert y.dtype == x.dtype and y.tolist() == [[1.5], [-2.0], [0.0]]

@@ -50,6 +50,9 @@ MOVES = {
     ),
     "concat of one": (lambda d, x: d.emit("concat", x, axis=0), ["neg"]),
     "split into one": (lambda d, x: d.emit("split", x, axis=2, sizes=(6,)), ["neg"]),
+    "split into all and nothing": (
+        lambda d, x: d.emit_node("split", (x,), {"axis": 2, "sizes": (6, 0)}).outputs[0], ["split", "neg"],
+    ),
     "a piece of a concat": (
         lambda d, x: d.emit("slice", d.emit("concat", d.emit("exp", x), x, axis=2), axis=2, start=6, stop=12), ["neg"],
     ),

@@ -11,7 +11,7 @@ from tundish.compiler.passes.hoist import hoist
 from tundish.compiler.passes.precision import precision
 from tundish.compiler.task import Precision
 from tundish.ir.diagnostics import CompileError
-from tundish.ir.dtypes import bf16, f16, f32, i64
+from tundish.ir.dtypes import bf16, f16, f32, f64, i64
 from tundish.ir.evaluate import evaluate
 
 HALF = Precision(weights="bf16", compute="bf16")
@@ -113,3 +113,12 @@ def test_a_type_that_the_backend_has_no_kernels_for_is_refused():
     d = Draft()
     with pytest.raises(CompileError, match="tester does not compute in f64"):
         run(precision, d.program(d.x(4)), task(precision=Precision(compute="f64")))
+
+
+@pytest.mark.parametrize("policy", [HALF, Precision()], ids=["bf16", "f32"])
+def test_bits_are_read_of_the_type_that_the_model_has(policy):
+    d = Draft()
+    x = d.x(BATCH, SEQ, dtype=f64)
+    program = d.program(d.emit("bitcast", d.emit("neg", x), source=f64, target=i64))
+    done = run(precision, program, task(precision=policy))
+    assert dtypes(done.program, "bitcast") == {"i64"}

@@ -346,4 +346,142 @@ def test_a_softmax_over_another_axis_is_no_attention():
     q, k, v = qkv(d)
     program = d.program(d.emit("matmul", d.emit("softmax", scores(d, q, k), axis=2), v))
     done = run(raise_attention, program)
-    assert "attention" not in ops(done.program) and not only(texts(done), "attention")
+    assert "attention" not in ops(done.program)
+    assert only(texts(done), "attention") == ["attention declined: its softmax is not over the keys"]
+
+
+def attended(d, q, k, v, change=lambda s: s):
+    """softmax(change(q kᵀ)) v as a program; k is [..., t, d]."""
+    axes = tuple(range(k.type.rank - 2))
+    s = d.emit("matmul", q, d.emit("transpose", k, perm=(*axes, len(axes) + 1, len(axes))))
+    return d.program(d.emit("matmul", d.emit("softmax", change(s), axis=-1), v))
+
+
+def only_attention(program, *given):
+    done = run(raise_attention, program)
+    after = run(clean, done.program).program
+    same_numbers(program, after, *given)
+    assert "softmax" not in ops(after)
+    return next(n for n in after.entry.nodes if n.op.name == "attention")
+
+
+@pytest.mark.parametrize("mask", [None, (BATCH, 1, 1, 1, SEQ), (1, 2, 1, SEQ, SEQ), (1, 1, 3, 1, SEQ), (SEQ, SEQ)])
+def test_five_axes_are_grouped_heads(mask):
+    d = Draft()
+    q = d.x(BATCH, 2, 3, SEQ, 4, name="q")
+    k, v = (d.x(BATCH, 2, 1, SEQ, 4, name=n) for n in "kv")
+    seen = None if mask is None else d.x(*mask, name="mask", dtype=boolean)
+    program = attended(d, q, k, v, lambda s: s if seen is None else blocked(d, s, seen, -1e9))
+    node = only_attention(program)
+    assert node.inputs[0].type.shape == (BATCH, SEQ, 6, 4) and node.inputs[1].type.shape == (BATCH, SEQ, 2, 4)
+
+
+def test_one_key_head_for_all():
+    d = Draft()
+    q, k, v = (d.x(BATCH, n, SEQ, 4, name=x) for x, n in zip("qkv", (3, 1, 1), strict=True))
+    assert only_attention(attended(d, q, k, v)).inputs[1].type.shape == (BATCH, SEQ, 1, 4)
+
+
+def test_a_batch_of_one_that_others_share_declines():
+    d = Draft()
+    q, k, v = (d.x(n, 3, SEQ, 4, name=x) for x, n in zip("qkv", (BATCH, 1, 1), strict=True))
+    done = run(raise_attention, attended(d, q, k, v))
+    assert only(texts(done), "attention") == ["attention declined: q, k and v have different leading axes"]
+
+
+@pytest.mark.parametrize(("fill", "swapped"), list(itertools.product(FILLS, [False, True])))
+def test_two_masks_one_after_the_other(fill, swapped):
+    d = Draft()
+    q, k, v = (d.x(BATCH, 3, SEQ, 4, name=n) for n in "qkv")
+    one, two = d.x(BATCH, 1, 1, SEQ, name="mask", dtype=boolean), d.x(SEQ, SEQ, name="other", dtype=boolean)
+
+    def masked(s):
+        s = blocked(d, s, one, fill)
+        return d.emit("where", d.emit("not", two), d.constant(fill, f32), s) if swapped else blocked(d, s, two, fill)
+
+    program = attended(d, q, k, v, masked)
+    given = open_rows(program)
+    given["other"][..., 0] = True
+    only_attention(program, given)
+
+
+def test_two_masks_that_fill_with_different_numbers_decline():
+    d = Draft()
+    q, k, v = (d.x(BATCH, 3, SEQ, 4, name=n) for n in "qkv")
+    one, two = d.x(BATCH, 1, 1, SEQ, name="mask", dtype=boolean), d.x(SEQ, SEQ, name="other", dtype=boolean)
+    program = attended(d, q, k, v, lambda s: blocked(d, blocked(d, s, one, -1e9), two, -1e12))
+    assert "attention" not in ops(run(raise_attention, program).program)
+
+
+@pytest.mark.parametrize("shape", [(BATCH, 1, 1, SEQ), (BATCH, 3, SEQ, SEQ), (1, 3, 1, 1), (SEQ, SEQ)])
+def test_scores_viewed_apart_for_the_mask(shape):
+    d = Draft()
+    q, k, v = (d.emit("reshape", d.x(BATCH, 3, SEQ, 4, name=n), shape=(BATCH * 3, SEQ, 4)) for n in "qkv")
+    mask = d.x(*shape, name="mask", dtype=boolean)
+
+    def masked(s):
+        apart = blocked(d, d.emit("reshape", s, shape=(BATCH, 3, SEQ, SEQ)), mask, -1e9)
+        return d.emit("reshape", apart, shape=s.type.shape)
+
+    node = only_attention(attended(d, q, k, v, masked))
+    assert node.inputs[0].type.shape == (BATCH, SEQ, 3, 4)
+
+
+def test_scores_seen_in_another_order_decline():
+    d = Draft()
+    q, k, v = (d.x(BATCH, 2, SEQ, 4, name=n) for n in "qkv")
+    program = attended(d, q, k, v, lambda s: d.emit("reshape", s, shape=s.type.shape))
+    assert "attention" in ops(run(raise_attention, program).program)  # a reshape to the same shape changes nothing
+
+    mask = d.x(BATCH, SEQ, 1, SEQ, name="mask", dtype=boolean)
+
+    def turned(s):
+        seen = blocked(d, d.emit("reshape", s, shape=(BATCH, SEQ, 2, SEQ)), mask, -1e9)
+        return d.emit("reshape", seen, shape=s.type.shape)
+
+    done = run(raise_attention, attended(d, q, k, v, turned))
+    assert only(texts(done), "attention") == ["attention declined: the scores are reshaped on their way"]
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (BATCH, 3, SEQ, 1), (BATCH, 1, 1, 1)])
+def test_a_factor_of_each_head_or_query_goes_to_the_query(shape):
+    d = Draft()
+    q, k, v = (d.x(BATCH, 3, SEQ, 4, name=n) for n in "qkv")
+    factor = d.x(*shape, name="factor")
+    only_attention(attended(d, q, k, v, lambda s: d.emit("mul", s, factor)))
+
+
+def test_a_factor_of_each_key_declines():
+    d = Draft()
+    q, k, v = (d.x(BATCH, 3, SEQ, 4, name=n) for n in "qkv")
+    factor = d.x(BATCH, 1, 1, SEQ, name="factor")
+    done = run(raise_attention, attended(d, q, k, v, lambda s: d.emit("mul", s, factor)))
+    assert "scaled by" in only(texts(done), "attention")[0]
+
+
+def test_scores_less_their_greatest():
+    d = Draft()
+    q, k, v = (d.x(BATCH, 3, SEQ, 4, name=n) for n in "qkv")
+    program = attended(d, q, k, v, lambda s: d.emit("sub", s, d.emit("max", s, axes=(-1,), keepdims=True)))
+    only_attention(program)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_causal_bias_is_an_attribute_whatever_it_holds(fill):
+    d = Draft()
+    q, k, v = qkv(d)
+    mask = CAUSAL["columns <= rows"](d, *rows_and_columns(d))
+    bias = d.emit("where", mask, d.constant(0, f32), d.constant(fill, f32))
+    node = raised(finish(d, d.emit("add", scores(d, q, k), bias), v))
+    assert node.attrs["causal"] and node.inputs[4] is None
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_causal_window_is_two_attributes(fill):
+    d = Draft()
+    q, k, v = qkv(d)
+    rows, columns = rows_and_columns(d)
+    near = d.emit("lt", d.emit("sub", rows, columns), d.constant(3, i64))
+    mask = d.emit("and", d.emit("ge", rows, columns), near)
+    node = raised(finish(d, blocked(d, scores(d, q, k), mask, fill), v))
+    assert (node.attrs["causal"], node.attrs["window"], node.inputs[3]) == (True, 3, None)

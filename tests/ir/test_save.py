@@ -15,7 +15,7 @@ import safetensors.numpy
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import BuildError, LoadError, VerifyError, Where
 from tundish.ir.dims import Range, symbol
-from tundish.ir.dtypes import bf16, boolean, f32, from_numpy, i4, i64
+from tundish.ir.dtypes import DType, bf16, boolean, f16, f32, from_numpy, i4, i64, u4
 from tundish.ir.evaluate import evaluate
 from tundish.ir.graph import Graph, Program
 from tundish.ir.op import Attrs, get
@@ -23,7 +23,7 @@ from tundish.ir.save import load, save
 from tundish.ir.tensor import TensorType
 from tundish.ir.text import same
 from tundish.ir.weight_file import write_weights
-from tundish.ir.weights import Held, Recipe, Stored, Weight, materialize, open_safetensors
+from tundish.ir.weights import Held, Read, Recipe, Stored, Weight, materialize, open_safetensors
 
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((3, 4)).astype(np.float32)
@@ -153,10 +153,41 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
+@pytest.mark.parametrize(("dtype", "low"), [(i4, -8), (u4, 0)])
+@pytest.mark.parametrize("shape", [(3, 5), (4, 4), (), (0, 3), (1,)])
+def test_numbers_of_four_bits_are_packed_and_come_back(
+    tmp_path: Path, dtype: DType, low: int, shape: tuple[int, ...]
+) -> None:
+    type = TensorType(dtype, shape)
+    numbers = np.resize(np.arange(low, low + 16), shape).astype(dtype.numpy)
+    stored = write_weights(tmp_path / "w.safetensors", [("w", type, lambda: numbers)])
+    raw = open_safetensors(tmp_path / "w.safetensors")["w"]
+    assert raw.dtype == np.uint8 and raw.shape == ((numbers.size + 1) // 2,)
+    back = materialize(Weight(type, stored["w"]), tmp_path)
+    assert back.dtype == dtype.numpy
+    np.testing.assert_array_equal(back.astype(np.int32), numbers.astype(np.int32), strict=True)
+
+
+def test_a_program_with_packed_weights_loads_and_refuses_another_size(tmp_path: Path) -> None:
+    numbers = np.arange(-8, 7).reshape(3, 5).astype(i4.numpy)
+    b = Builder(Where("m.py", 1))
+    q = b.emit_node("weight", (), {"name": "q"}, types=(TensorType(i4, (3, 5)),)).output
+    scale = b.emit_node("weight", (), {"name": "s"}, types=(TensorType(f16, (3, 1)),)).output
+    graph = b.finish([b.emit("dequantize", q, scale, bits=4, axis=1)])
+    weights = {"q": Weight(TensorType(i4, (3, 5)), Read(lambda: numbers)),
+               "s": Weight(TensorType(f16, (3, 1)), Held(np.full((3, 1), 0.5, np.float16)))}  # fmt: skip
+    save(Program({"main": graph}, ("main",), weights), tmp_path / "p")
+    back = load(tmp_path / "p", check=True)
+    np.testing.assert_array_equal(evaluate(back, {})["output_0"], numbers.astype(np.float32) / 2, strict=True)
+    text = (tmp_path / "p" / "program.txt").read_text()
+    (tmp_path / "p" / "program.txt").write_text(text.replace("[3, 5]", "[3, 7]"))
+    with pytest.raises(LoadError, match="weight 'q' is i4"):
+        load(tmp_path / "p")
+
+
 @pytest.mark.parametrize(
     ("name", "type", "array", "message"),
     [
-        ("w", TensorType(i4, (2,)), np.zeros(2, ml_dtypes.int4), "i4 cannot be stored"),
         ("w", TensorType(bf16, (3, 4)), W, r"weight 'w' is bf16\[3, 4\]"),
         ("w", TensorType(f32, (3, 4)), W.T, r"weight 'w' is f32\[3, 4\]"),
         ("w", TensorType(f32, (symbol("n"),)), W, "has numbers for sizes"),

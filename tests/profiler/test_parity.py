@@ -60,6 +60,15 @@ def test_a_missing_output_and_a_wrong_shape_are_named() -> None:
         compare(lambda x: {"y": want[:1]}, cases(want), "f32")
 
 
+@pytest.mark.parametrize(("causal", "window", "kept"), [(False, 2, False), (False, 4, True), (True, 2, True)])
+def test_an_answer_that_may_be_read_at_a_blind_position_is_left_out(causal: bool, window: int, kept: bool) -> None:
+    """As ModernBERT's classes are, at a first token that is padding too far from any real one."""
+    given = {"q": np.zeros((1, 4, 2, 4), np.float32), "attention_mask": np.array([[0, 0, 0, 1]])}
+    pooled = np.ones((1, 7), np.float32)
+    made = record(lambda x: {"y": pooled}, [("padding left", given)], attention_program(causal, window), "torch")
+    assert ("y" in made.cases[0].outputs) == kept
+
+
 def test_long_outputs_are_sampled_and_padding_is_left_out() -> None:
     program = attention_program(True)
     mask = np.ones((1, 2000), np.int64)

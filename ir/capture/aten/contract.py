@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...diagnostics import CaptureError
 from ...dtypes import boolean
+from ..einsum import einsum
 from .table import axis, enters
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from ..from_torch import Translator
 
 TABLE: dict[str, Any] = {}
+_ZEROS = frozenset({"aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default"})
 _HEADS_LAST = (0, 2, 1, 3)  # [b, h, s, d] <-> [b, s, h, d]
 
 
@@ -61,11 +63,18 @@ def _(to: Translator) -> Value:
     return to.emit("reshape", y, shape=out) if rows or columns else y
 
 
+@enters(TABLE, "einsum.default")
+def _(to: Translator) -> Value:
+    equation, operands = to.node.args[:2]
+    return einsum(to.emit, equation, [to.value(x) for x in operands])
+
+
 @enters(TABLE, "tundish.attention.default")
 def _(to: Translator) -> Value:
     q, k, v, mask, bias, sinks = to.args("q", "k", "v", "mask", "bias", "sinks")
     scale, causal, window, softcap = to.args("scale", "causal", "window", "softcap")
     q, k, v = (to.emit("transpose", to.value(x), perm=_HEADS_LAST) for x in (q, k, v))
+    bias = None if str(getattr(bias, "target", "")) in _ZEROS else bias
     return to.emit(
         "attention", q, k, v, to.optional(mask), to.optional(bias), to.optional(sinks),
         scale=float(scale), causal=bool(causal), window=int(window), softcap=float(softcap),

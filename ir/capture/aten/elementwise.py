@@ -18,7 +18,10 @@ _UNARY = {
     "reciprocal": "reciprocal", "erf": "erf", "sigmoid": "sigmoid", "relu": "relu", "sin": "sin", "cos": "cos",
     "floor": "floor", "ceil": "ceil", "round": "round", "sign": "sign", "silu": "silu", "isnan": "isnan",
 }  # fmt: skip
-_BINARY = {"mul": "mul", "div": "div", "maximum": "maximum", "minimum": "minimum", "pow": "pow", "remainder": "mod"}
+_BINARY = {
+    "mul": "mul", "multiply": "mul", "div": "div", "divide": "div", "true_divide": "div", "maximum": "maximum",
+    "minimum": "minimum", "pow": "pow", "remainder": "mod",
+}  # fmt: skip
 _COMPARE = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
 _LOGICAL = {
     "logical_and": "and", "logical_or": "or", "logical_xor": "xor", "bitwise_and": "and", "bitwise_or": "or",
@@ -154,6 +157,40 @@ def _(to: Translator) -> Value:
 def _(to: Translator) -> Value:
     x = to.value(to.node.args[0])
     return to.emit("log", to.emit("add", x, to.value(1.0, x.type.dtype)))
+
+
+@enters(TABLE, "expm1.default")
+def _(to: Translator) -> Value:
+    """exp(x) - 1; near 0, where that would lose the digits that count, 2 t / (1 - t) with t = tanh(x / 2)."""
+    x = to.value(to.node.args[0])
+    one, two = (to.value(n, x.type.dtype) for n in (1.0, 2.0))
+    t = to.emit("tanh", to.emit("div", x, two))
+    near = to.emit("div", to.emit("mul", t, two), to.emit("sub", one, t))
+    far = to.emit("sub", to.emit("exp", x), one)
+    return to.emit("where", to.emit("lt", to.emit("abs", x), one), near, far)
+
+
+@enters(TABLE, "softplus.default")
+def _(to: Translator) -> Value:
+    """log(1 + exp(beta x)) / beta as max(x, 0) plus a part that cannot overflow; torch's threshold only rounds it."""
+    arg, beta = to.args("self", "beta")
+    x = to.value(arg)
+    dtype = x.type.dtype
+    scaled = x if beta == 1 else to.emit("mul", x, to.value(float(beta), dtype))
+    small = to.emit("exp", to.emit("neg", to.emit("abs", scaled)))
+    rest = to.emit("log", to.emit("add", small, to.value(1.0, dtype)))
+    y = to.emit("add", to.emit("relu", scaled), rest)
+    return y if beta == 1 else to.emit("div", y, to.value(float(beta), dtype))
+
+
+@enters(TABLE, "hardswish.default", "hardsigmoid.default")
+def _(to: Translator) -> Value:
+    """x (or 1) · clamp(x + 3, 0, 6) / 6."""
+    out = to.type().dtype
+    x = to.value(to.node.args[0])
+    part = to.emit("minimum", to.emit("relu", to.emit("add", x, to.value(3.0, out))), to.value(6.0, out))
+    share = to.emit("div", part, to.value(6.0, out))
+    return to.emit("mul", x, share) if "hardswish" in str(to.node.target) else share
 
 
 @enters(TABLE, "square.default")

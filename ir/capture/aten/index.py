@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...diagnostics import CaptureError
-from ...dtypes import i64
+from ...dtypes import boolean, i64
 from .table import axis, enters
 
 if TYPE_CHECKING:
+    from ...dims import Dim
     from ...graph import Value
     from ..from_torch import Translator
 
@@ -37,39 +38,61 @@ def _(to: Translator) -> Value:
 
 @enters(TABLE, "index.Tensor")
 def _(to: Translator) -> Value:
-    """x[ids] on leading axes: the broadcast indices become one index into the merged axes."""
+    """x[ids, :, more ids]: the broadcast indices become one index into the merged axes."""
     x, indices = to.node.args
     value = to.value(x)
-    given = [i for i in indices if i is not None]
-    lead = len(given)
-    if any(i is None for i in indices[:lead]):
-        raise CaptureError("indexing by tensors is captured on leading axes only", hint="move those axes to the front")
-    shape = value.type.shape
-    flat: Value | None = None
-    for at, index in enumerate(given):
-        ids = to.value(index, i64)
-        if ids.type.dtype != i64:
-            raise CaptureError("indexing by a boolean mask makes a size that depends on values")
-        size = to.value(shape[at] if isinstance(shape[at], int) else shape[at], i64)
-        ids = to.emit("where", to.emit("lt", ids, to.value(0, i64)), to.emit("add", ids, size), ids)
-        flat = ids if flat is None else to.emit("add", to.emit("mul", flat, size), ids)
-    if lead > 1:
+    at = [i for i, index in enumerate(indices) if index is not None]
+    if at != list(range(at[0], at[0] + len(at))):  # torch puts the indexed axes first where others lie between
+        rest = [i for i in range(value.type.rank) if i not in at]
+        value, first = to.emit("transpose", value, perm=(*at, *rest)), 0
+    else:
+        first = at[0]
+    shape, last = value.type.shape, first + len(at)
+    flat = _flat_index(to, [indices[i] for i in at], shape[first:last])
+    if len(at) > 1:
         from ... import dims
 
-        value = to.emit("reshape", value, shape=(dims.product(shape[:lead]), *shape[lead:]))
-    return to.emit("gather", value, flat, axis=0)
+        value = to.emit("reshape", value, shape=(*shape[:first], dims.product(shape[first:last]), *shape[last:]))
+    return to.emit("gather", value, flat, axis=first)
+
+
+def _flat_index(to: Translator, indices: list[Any], sizes: tuple[Any, ...]) -> Value:
+    """Where the elements lie once the axes of those sizes are one; an index below 0 counts from the end."""
+    flat: Value | None = None
+    for index, length in zip(indices, sizes, strict=True):
+        ids = to.value(index)
+        if ids.type.dtype == boolean:
+            raise CaptureError(
+                "indexing by a boolean mask makes a size that depends on values", hint="use torch.where on the whole"
+            )
+        ids, size = to.value(index, i64), to.value(length, i64)
+        ids = to.emit("where", to.emit("lt", ids, to.value(0, i64)), to.emit("add", ids, size), ids)
+        flat = ids if flat is None else to.emit("add", to.emit("mul", flat, size), ids)
+    assert flat is not None
+    return flat
 
 
 @enters(TABLE, "arange.default", "arange.start", "arange.start_step")
 def _(to: Translator) -> Value:
     out = to.type()
     start, step = to.args("start", "step")
-    first, step = to.dim(0 if start is None else start), 1 if step is None else step
-    if not isinstance(step, int):
-        raise CaptureError("arange with a fractional step is not captured")
+    start, step = _whole(0 if start is None else start), _whole(1 if step is None else step)
+    whole = isinstance(step, int) and not isinstance(start, float)
+    first, by = (to.dim(start), step) if whole else (0, 1)
     if out.dtype.is_int:
-        return to.emit("iota", length=out.shape[0], start=first, step=step, dtype=out.dtype)
-    return to.emit("cast", to.emit("iota", length=out.shape[0], start=first, step=step, dtype=i64), dtype=out.dtype)
+        if not whole:
+            raise CaptureError("arange of whole numbers with a fractional step is not captured")
+        return to.emit("iota", length=out.shape[0], start=first, step=by, dtype=out.dtype)
+    counted = to.emit("iota", length=out.shape[0], start=first, step=by, dtype=i64)
+    if whole:
+        return to.emit("cast", counted, dtype=out.dtype)
+    scaled = to.emit("mul", to.emit("cast", counted, dtype=out.dtype), to.value(float(step), out.dtype))
+    return to.emit("add", scaled, to.value(start, out.dtype))
+
+
+def _whole(number: Any) -> Any:
+    """2 for 2.0."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _filled(to: Translator, number: Any) -> Value:
@@ -103,14 +126,26 @@ def _(to: Translator) -> Value:
     return to.value(to.node.args[0], to.type().dtype)
 
 
+@enters(TABLE, "eye.default", "eye.m")
+def _(to: Translator) -> Value:
+    """1 where the row is the column."""
+    out = to.type()
+    row, column = row_and_column(to, *out.shape)
+    return to.emit("cast", to.emit("eq", row, column), dtype=out.dtype)
+
+
+def row_and_column(to: Translator, rows: Dim, columns: Dim) -> tuple[Value, Value]:
+    """The index of each row, [rows, 1], and of each column, [1, columns]."""
+    row = to.emit("reshape", to.emit("iota", length=rows, start=0, dtype=i64), shape=(rows, 1))
+    return row, to.emit("reshape", to.emit("iota", length=columns, start=0, dtype=i64), shape=(1, columns))
+
+
 @enters(TABLE, "triu.default", "tril.default")
 def _(to: Translator) -> Value:
     """Keeps one side of a diagonal."""
     x = to.value(to.node.args[0])
     offset = to.args("diagonal")[0] or 0
-    rows, columns = x.type.shape[-2:]
-    row = to.emit("reshape", to.emit("iota", length=rows, start=0, dtype=i64), shape=(rows, 1))
-    column = to.emit("reshape", to.emit("iota", length=columns, start=0, dtype=i64), shape=(1, columns))
+    row, column = row_and_column(to, *x.type.shape[-2:])
     edge = to.emit("add", row, to.value(offset, i64))
     upper = "triu" in str(to.node.target)
     keep = to.emit("ge" if upper else "le", column, edge)
@@ -131,20 +166,35 @@ def _(to: Translator) -> Value:
     return to.emit("scatter_elements", value, to.value(ids), to.value(updates), axis=axis(at, value.type.rank))
 
 
+@enters(TABLE, "tundish.last_marked.default")
+def _(to: Translator) -> Value:
+    """x [b, s, ...] at the last true position of each row; the first where a row has none."""
+    x, marked = (to.value(a) for a in to.node.args)
+    (b, s), rest = marked.type.shape, x.type.shape[2:]
+    places = to.emit("iota", length=s, start=1, dtype=i64)
+    last = to.emit("argmax", to.emit("mul", to.emit("cast", marked, dtype=i64), places), axis=1, keepdims=True)
+    ids = to.emit("expand", to.emit("reshape", last, shape=(b, 1, *(1 for _ in rest))), shape=(b, 1, *rest))
+    return to.emit("reshape", to.emit("gather_elements", x, ids, axis=1), shape=(b, *rest))
+
+
 @enters(TABLE, "tundish.band_mask.default")
 def _(to: Translator) -> Value:
     """The exact 4-D mask of a band, where attention could not take it as attributes."""
-    padding, _, q_len, kv_len, q_offset, kv_offset = to.node.args
+    padding, _, q_len, kv_len, q_offset, kv_offset, texts, positions = (*to.node.args, None, None)[:8]
     causal, window = to.node.kwargs["causal"], to.node.kwargs["window"]
-    q, k = to.dim(q_len), to.dim(kv_len)
-    row = to.emit("iota", length=q, start=to.dim(q_offset), dtype=i64)
-    column = to.emit("iota", length=k, start=to.dim(kv_offset), dtype=i64)
-    distance = to.emit("sub", to.emit("reshape", row, shape=(q, 1)), to.emit("reshape", column, shape=(1, k)))
+    q, k, out = to.dim(q_len), to.dim(kv_len), to.type().shape
+    if positions is None:
+        row = to.emit("iota", length=q, start=to.dim(q_offset), dtype=i64)
+        column = to.emit("iota", length=k, start=to.dim(kv_offset), dtype=i64)
+    else:
+        row = column = to.value(positions, i64)
+    distance = to.emit("sub", *_crossed(to, row, column))
     keep = to.emit("ge", distance, to.value(0, i64)) if causal else to.emit("eq", distance, distance)
     if window:
         keep = to.emit("and", keep, to.emit("lt", to.emit("abs", distance), to.value(window, i64)))
-    out = to.type().shape
-    keep = to.emit("expand", to.emit("reshape", keep, shape=(1, 1, q, k)), shape=out)
+    if texts is not None:
+        keep = to.emit("and", keep, to.emit("eq", *_crossed(to, *[to.value(texts, i64)] * 2)))
+    keep = to.emit("expand", to.emit("reshape", keep, shape=(keep.type.shape[0], 1, q, k)), shape=out)
     if padding is None:
         return keep
     pad = to.value(padding)
@@ -152,3 +202,11 @@ def _(to: Translator) -> Value:
         first = to.dim(kv_offset)
         pad = to.emit("slice", pad, axis=1, start=first, stop=first + k)
     return to.emit("and", keep, to.emit("reshape", pad, shape=(pad.type.shape[0], 1, 1, k)))
+
+
+def _crossed(to: Translator, row: Value, column: Value) -> tuple[Value, Value]:
+    """[s] or [n, s] as [n or 1, s, 1], and [t] or [n, t] as [n or 1, 1, t]: what is done to them meets as [n, s, t]."""
+    lead = row.type.shape[0] if row.type.rank == 2 else 1
+    left = to.emit("reshape", row, shape=(lead, row.type.shape[-1], 1))
+    return left, to.emit("reshape", column, shape=(lead, 1, column.type.shape[-1]))
+

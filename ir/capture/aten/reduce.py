@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...diagnostics import CaptureError
 from ...dtypes import boolean
 from .table import axes, axis, enters
 
@@ -65,6 +66,20 @@ def _(to: Translator) -> Value:
 def _(to: Translator) -> Value:
     value = to.value(to.node.args[0], to.type().dtype)
     return to.emit("cumsum", value, axis=axis(to.node.args[1], value.type.rank))
+
+
+@enters(TABLE, "linalg_vector_norm.default", "norm.ScalarOpt_dim")
+def _(to: Translator) -> Value:
+    """The Euclidean length, or the sum or the largest of the absolute values."""
+    order, dim, keepdim = to.args("ord", "dim", "keepdim")
+    order = to.args("p")[0] if order is None else order
+    value = to.value(to.node.args[0], to.type().dtype)
+    over = {"axes": axes(dim, value.type.rank), "keepdims": bool(keepdim)}
+    if order in (None, 2):
+        return to.emit("sqrt", to.emit("sum", to.emit("mul", value, value), **over))
+    if order not in (1, float("inf")):
+        raise CaptureError(f"the norm of order {order} is not captured", hint="write it out, or use order 2")
+    return to.emit("sum" if order == 1 else "max", to.emit("abs", value), **over)
 
 
 @enters(TABLE, "std.correction", "std.dim")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import dims
 from ...diagnostics import CaptureError
+from ..triangles import Triangle
 from .table import axis, enters
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ _END = 2**62  # torch's "to the end" is the largest int64
 
 
 @enters(TABLE, "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "unflatten.int",
-        "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "view_as.default")  # fmt: skip
+        "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "view_as.default",
+        "reshape_as.default")  # fmt: skip
 def _(to: Translator) -> Value:
     x, shape = to.value(to.node.args[0]), to.type().shape
     return x if x.type.shape == shape else to.emit("reshape", x, shape=shape)
@@ -63,17 +65,23 @@ def _(to: Translator) -> Value:
 
 
 @enters(TABLE, "slice.Tensor")
-def _(to: Translator) -> Value:
+def _(to: Translator) -> Value | Triangle:
     x, at, start, stop, step = to.args("self", "dim", "start", "end", "step")
-    value = to.value(x)
-    at = axis(at or 0, value.type.rank)
-    size, kept = value.type.shape[at], to.type().shape[at]
+    shape = tuple(to.sizes.dim(size) for size in x.meta["val"].shape)
+    at = axis(at or 0, len(shape))
+    if start is not None and stop is not None and isinstance(to.dim(stop), dims.Expr):
+        to.sizes.learn(to.node.meta["val"].shape[at], to.dim(stop) - to.dim(start))
+    size, kept = shape[at], to.type().shape[at]
+    whole = to.env[x]
     if kept == size:
-        return value
+        return whole
     first = 0 if start is None else to.dim(start)
     if isinstance(first, int) and first < 0:
         first = dims.maximum(size + first, 0)
     step = step or 1
+    if isinstance(whole, Triangle) and step == 1 and at >= len(shape) - 2:
+        return whole.cut(at - len(shape), first, kept)
+    value = to.value(x)
     last = first + (kept - 1) * step + 1 if step != 1 else first + kept
     if stop is not None and isinstance(stop, int) and stop >= _END:
         last = size
@@ -113,6 +121,20 @@ def _(to: Translator) -> Value:
     first = to.dim(start)
     value = to.value(x)
     return to.emit("slice", value, axis=axis(at, value.type.rank), start=first, stop=first + to.dim(length))
+
+
+@enters(TABLE, "diff.default")
+def _(to: Translator) -> Value:
+    """Each element less the one before it, with what is put before and behind."""
+    x, order, at, before, behind = to.args("self", "n", "dim", "prepend", "append")
+    parts = [to.value(p) for p in (before, x, behind) if p is not None]
+    at = axis(at, parts[0].type.rank)
+    whole = parts[0] if len(parts) == 1 else to.emit("concat", *parts, axis=at)
+    for _ in range(int(order)):
+        size = whole.type.shape[at]
+        later = to.emit("slice", whole, axis=at, start=1, stop=size)
+        whole = to.emit("sub", later, to.emit("slice", whole, axis=at, start=0, stop=size - 1))
+    return whole
 
 
 @enters(TABLE, "select.int")
@@ -158,12 +180,13 @@ def _(to: Translator) -> Value:
     return to.emit("pad", value, before=tuple(before), after=tuple(after), value=fill)
 
 
-@enters(TABLE, "repeat.default")
+@enters(TABLE, "repeat.default", "tile.default")
 def _(to: Translator) -> Value:
     value, out = to.value(to.node.args[0]), to.type()
     lead = (1,) * (out.rank - value.type.rank)
     value = to.emit("reshape", value, shape=(*lead, *value.type.shape)) if lead else value
-    for at, times in enumerate(to.node.args[1]):
+    counts = to.node.args[1]
+    for at, times in enumerate(counts, out.rank - len(counts)):
         if times == 1:
             continue
         shape = value.type.shape

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ...graph import Value
     from ..from_torch import Translator
+    from ..triangles import Triangle
 
-    Translated = Value | tuple[Value, ...] | list[Value]
+    Translated = Value | Triangle | tuple[Value, ...] | list[Value]
     Translation = Callable[[Translator], Translated]
 
 

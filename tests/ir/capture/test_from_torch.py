@@ -207,17 +207,3 @@ def test_families_keep_one_attention_per_layer(name: str) -> None:
         mask[:, real] = 1
         arrays = {"input_ids": rng.integers(0, 64, (3, seq)), "attention_mask": mask}
         close(module, program, arrays, mask.astype(bool), **constants)
-
-
-def test_a_masking_function_of_ones_own_becomes_an_exact_mask() -> None:
-    from transformers import masking_utils as m
-
-    from tundish.ir.capture.huggingface import classify
-
-    causal, window = m.causal_mask_function, m.sliding_window_overlay(4)
-    assert classify(causal) == (True, 0)
-    assert classify(m.bidirectional_mask_function) == (False, 0)
-    assert classify(m.and_masks(window, causal)) == (True, 4)
-    assert classify(window) is None
-    assert classify(m.or_masks(causal, window)) is None
-    assert classify(lambda b, h, q, k: q >= k) is None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tundish.ir import dims, ops
-from tundish.ir.dtypes import DTYPES, boolean, f32, i32
+from tundish.ir.dtypes import DTYPES, boolean, f16, f32, i32
 from tundish.ir.op import OPS, Attrs, Op
 from tundish.ir.tensor import TensorType
 
@@ -86,6 +86,10 @@ def positive(rng: np.random.Generator, shape: tuple[int, ...], sizes: Sizes) -> 
     return rng.random(shape) * 3 + 0.2
 
 
+def within_one(rng: np.random.Generator, shape: tuple[int, ...], sizes: Sizes) -> np.ndarray:
+    return rng.random(shape) * 1.8 - 0.9
+
+
 def whole(low: int, high: int) -> Fill:
     return lambda rng, shape, sizes: rng.integers(low, high, shape)
 
@@ -105,13 +109,17 @@ def dim(text: str) -> dims.Dim:
 
 
 def _unary() -> list[Case]:
-    floats = ("exp", "tanh", "erf", "sigmoid", "sin", "cos", "floor", "ceil", "round", "silu", "isnan")
+    floats = ("exp", "tanh", "erf", "sigmoid", "sin", "cos", "floor", "ceil", "round", "silu", "isnan", "tan", "atan",
+              "sinh", "cosh", "asinh")  # fmt: skip
     numbers = ("neg", "abs", "relu", "sign")
     cases = [Case(n, ("f32[b, s]",)) for n in (*floats, *numbers)]
     cases += [Case(n, ("i64[b, 3]",)) for n in numbers]
     cases += [Case(n, ("f32[b, s]",), fills={0: positive}) for n in ("log", "sqrt", "rsqrt", "reciprocal")]
+    cases += [Case(n, ("f32[b, s]",), fills={0: within_one}) for n in ("asin", "acos", "atanh")]
+    cases += [Case("acosh", ("f32[b, s]",), fills={0: lambda *given: positive(*given) + 1})]
     cases += [Case("gelu", ("f32[b, s]",), {"approximate": a}) for a in ("none", "tanh")]
     cases += [Case("cast", ("f32[b, s]",), {"dtype": d}) for d in (i32, boolean)]
+    cases += [Case("bitcast", ("f32[b, s]",), {"source": f32, "target": i32})]
     return [*cases, Case("cast", ("bool[b]",), {"dtype": f32}), Case("not", ("bool[b, s]",))]
 
 
@@ -122,6 +130,8 @@ def _binary() -> list[Case]:
     safe = {1: whole(1, 5)}
     cases += [Case(n, ("i64[b, s]", "i64[b, 1]"), fills={0: whole(-7, 8), **safe}) for n in (*arithmetic, *compares)]
     cases += [Case(n, ("bool[b, s]", "bool[s]")) for n in ("and", "or", "xor", "eq", "ne")]
+    bits = {0: whole(-99, 99), 1: whole(-99, 99)}
+    cases += [Case(n, ("i32[b, s]", "i32[s]"), fills=bits) for n in ("bit_and", "bit_or", "bit_xor")]
     cases += [
         Case("pow", ("f32[b, s]", "f32[]"), fills={0: positive}),
         Case("pow", ("i64[b]", "i64[b]"), fills={0: whole(-4, 5), 1: whole(0, 4)}),
@@ -157,16 +167,18 @@ def _index() -> list[Case]:
         Case("gather", ("i64[b, n]", "i64[s]"), {"axis": 1}, at),
         Case("gather_elements", ("f32[b, n, 2]", "i64[b, s, 2]"), {"axis": 1}, at),
         Case("scatter_elements", ("f32[b, n+s]", "i64[b, n]", "f32[b, n]"), {"axis": -1}, {1: different}),
+        *(Case("scatter_elements", ("f32[b, n]", "i64[b, s]", "f32[b, s]"), {"axis": -1, "reduction": r}, at)
+          for r in ("add", "mul", "max", "min")),
         Case("iota", (), {"length": dim("s+1"), "start": dim("t-s"), "step": 3, "dtype": i32}),
         Case("iota", (), {"length": dim("s")}),
         Case("topk", ("f32[b, 6]",), {"k": 3, "axis": -1}),
         Case("topk", ("i64[6, s]",), {"k": 2, "axis": 0, "largest": False}, {0: whole(0, 4)}),
-    ]
+    ]  # fmt: skip
 
 
 def _reduce() -> list[Case]:
     cases = []
-    for name in ("sum", "mean", "max", "min"):
+    for name in ("sum", "mean", "max", "min", "prod"):
         cases.append(Case(name, ("f32[b, s, 4]",), {"axes": (-1,), "keepdims": True}))
         cases.append(Case(name, ("f32[b, s, 4]",), {"axes": (0, 2)}))
         cases.append(Case(name, ("f32[b, s]",), {"axes": ()}))
@@ -188,6 +200,7 @@ def _layers() -> list[Case]:
         Case("matmul", ("f32[b, 1, s, n]", "f32[3, n, 2]")),
         Case("linear", ("f32[b, s, 4]", "f32[4, 3]")),
         Case("linear", ("f32[b, n]", "f32[n, t]", "f32[t]")),
+        *_conv(),
         Case("rms_norm", ("f32[b, s, 4]", "f32[4]"), {"eps": 1e-6}),
         Case("layer_norm", ("f32[b, n]", "f32[n]", "f32[n]"), {"eps": 1e-5}),
         Case("layer_norm", ("f32[b, s, 4]", "f32[4]"), {"eps": 1e-5}),
@@ -196,6 +209,20 @@ def _layers() -> list[Case]:
         *(Case("rotary", ("f32[b, s, 2, 6]", c, c), {"interleaved": i})
           for c in ("f32[b, s, 6]", "f32[1, s, 4]") for i in (False, True)),
     ]  # fmt: skip
+
+
+def _conv() -> list[Case]:
+    image = "f32[b, 4, s+8, 9]"
+    options: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+        ((image, "f32[6, 4, 3, 2]", "f32[6]"), {}),
+        ((image, "f32[n, 4, 1, 1]"), {}),
+        ((image, "f32[n, 4, 3, 3]", "f32[n]"), {"strides": (3, 3)}),
+        ((image, "f32[6, 2, 3, 2]"), {"strides": (2, 1), "before": (1, 0), "after": (2, 3), "groups": 2}),
+        ((image, "f32[4, 1, 3, 3]", "f32[4]"), {"dilations": (2, 1), "before": (2, 1), "after": (2, 1), "groups": 4}),
+        (("f32[b, n, s+4]", "f32[5, n, 4]", "f32[5]"), {"after": (3,)}),
+        (("f32[b, 2, 4, s+2, 3]", "f32[5, 2, 3, 2, 1]"), {"strides": (1, 2, 1), "before": (1, 0, 0)}),
+    ]
+    return [Case("conv", inputs, attrs) for inputs, attrs in options]
 
 
 def attention_cases() -> list[Case]:
@@ -240,6 +267,11 @@ def _rest() -> list[Case]:
         Case("dequantize", ("u4[8, n]", "f32[1, n]", "u4[1, n]"), {"bits": 4, "scheme": "asymmetric"}, u),
         Case("dequantize", ("u8[n, 6, 2]", "f32[n, 3, 2]", "f32[n, 3, 2]"),
              {"bits": 4, "group": 2, "axis": 1, "scheme": "asymmetric"}, u),
+        Case("dequantize", ("u4[n, 7]", "f16[n, 2]", "f16[n, 2]"),
+             {"bits": 4, "group": 4, "axis": 1, "scheme": "offset"}, {0: whole(0, 16)}),
+        Case("dequantize", ("i8[n, 6]", "f32[n, 1]"), {"bits": 8, "axis": 1, "dtype": f16}, q),
+        Case("quantized_matmul", ("f32[b, 8]", "u8[8, n]", "f16[4, n]", "f16[4, n]", "f32[n]"),
+             {"bits": 5, "group": 2, "scheme": "offset"}, {1: whole(0, 32)}),
         Case("quantized_matmul", ("f32[b, s, 8]", "i8[8, n]", "f32[2, n]"), {"bits": 4, "group": 4}, m),
         Case("quantized_matmul", ("f32[b, 8]", "u4[8, n]", "f32[2, n]", "u4[2, n]", "f32[n]"),
              {"bits": 4, "group": 4, "scheme": "asymmetric"}, a),

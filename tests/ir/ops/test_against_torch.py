@@ -27,6 +27,9 @@ _PLAIN = {
     "sigmoid": torch.sigmoid, "relu": torch.relu, "sin": torch.sin, "cos": torch.cos, "floor": torch.floor,
     "ceil": torch.ceil, "round": torch.round, "sign": torch.sign, "isnan": torch.isnan, "silu": F.silu,
     "where": torch.where, "matmul": torch.matmul, "gelu": F.gelu,
+    "tan": torch.tan, "asin": torch.asin, "acos": torch.acos, "atan": torch.atan, "sinh": torch.sinh,
+    "cosh": torch.cosh, "asinh": torch.asinh, "acosh": torch.acosh, "atanh": torch.atanh,
+    "bit_and": torch.bitwise_and, "bit_or": torch.bitwise_or, "bit_xor": torch.bitwise_xor,
 }  # fmt: skip
 
 
@@ -34,6 +37,13 @@ def _gather(x: Any, ids: Any, axis: int) -> Any:
     flat = torch.index_select(x, axis, ids.reshape(-1).long())
     at = axis % x.ndim
     return flat.reshape(*x.shape[:at], *ids.shape, *x.shape[at + 1 :])
+
+
+def _scatter(x: Any, ids: Any, updates: Any, axis: int, reduction: str) -> Any:
+    if reduction == "none":
+        return torch.scatter(x, axis, ids, updates)
+    kind = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}[reduction]
+    return torch.scatter_reduce(x, axis, ids, updates, kind, include_self=True)
 
 
 def _slice(x: Any, axis: int, start: int, stop: int, step: int) -> Any:
@@ -70,9 +80,15 @@ def _rotary(x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
     return torch.cat([y, x[..., r:]], -1)
 
 
+def _conv(x: Any, w: Any, b: Any = None, *, before: Any, after: Any, strides: Any, dilations: Any, groups: int) -> Any:
+    n = x.ndim - 2
+    x = _pad(x, before or (0,) * n, after or (0,) * n, 0.0)
+    return (F.conv1d, F.conv2d, F.conv3d)[n - 1](x, w, b, strides or 1, 0, dilations or 1, groups)
+
+
 ORACLES: dict[str, Callable[..., Any]] = {
     **_PLAIN,
-    **{n: _reduced({"max": "amax", "min": "amin"}.get(n, n)) for n in ("sum", "mean", "max", "min", "any", "all")},
+    **{n: _reduced(n) for n in ("sum", "mean", "prod", "any", "all")}, "max": _reduced("amax"), "min": _reduced("amin"),
     "div": lambda a, b: torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc"),
     "cast": lambda x, dtype: x.to(_TORCH[dtype.name]),
     "reshape": lambda x, shape: x.reshape(shape),
@@ -84,11 +100,13 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "pad": _pad,
     "gather": _gather,
     "gather_elements": lambda x, i, axis: torch.gather(x, axis, i),
-    "scatter_elements": lambda x, i, u, axis: torch.scatter(x, axis, i, u),
+    "scatter_elements": _scatter,
+    "bitcast": lambda x, source, target: x.view(_TORCH[target.name]),
     "iota": lambda length, start, step, dtype: torch.arange(length, dtype=_TORCH[dtype.name]) * step + start,
     "argmax": lambda x, axis, keepdims: torch.argmax(x, axis, keepdims),
     "cumsum": lambda x, axis: torch.cumsum(x, axis),
     "linear": lambda x, w, b=None: F.linear(x, w.T, b),
+    "conv": _conv,
     "rms_norm": lambda x, w, eps: F.rms_norm(x, x.shape[-1:], w, eps),
     "layer_norm": _layer_norm,
     "softmax": lambda x, axis: torch.softmax(x, axis),

@@ -136,15 +136,29 @@ def test_cache_write_writes_there_and_nowhere_else():
     assert OPS["cache_write"].aliases == {0: 0}
 
 
+def test_a_large_tensor_is_dequantised_in_slabs_with_the_same_result(monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    q = rng.integers(0, 16, (7, 5, 6), np.uint8)
+    for axis, shape in ((0, (3, 5, 6)), (1, (7, 2, 6)), (-1, (7, 5, 2))):
+        scale, zero = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+        attrs = {"bits": 4, "group": 3, "axis": axis, "scheme": "offset", "dtype": f32}
+        whole = OPS["dequantize"].reference(q, scale, zero, **attrs)
+        with monkeypatch.context() as m:
+            m.setattr("tundish.ir.ops.quantize.CHUNK", 60)
+            np.testing.assert_array_equal(OPS["dequantize"].reference(q, scale, zero, **attrs), whole, strict=True)
+
+
 def test_dequantize_by_hand():
     q = np.array([[1, -2], [3, 4], [-5, 6]], np.int8)
     scale = np.array([[0.5, 1.0], [2.0, 10.0]], np.float32)
-    attrs = {"bits": 4, "group": 2, "axis": 0, "scheme": "symmetric"}
+    attrs = {"bits": 4, "group": 2, "axis": 0, "scheme": "symmetric", "dtype": f32}
     found = OPS["dequantize"].reference(q, scale, None, **attrs)
     assert found.tolist() == [[0.5, -2], [1.5, 4], [-10, 60]]
     zero = np.array([[1, 0], [0, 2]], np.int8)
     found = OPS["dequantize"].reference(q, scale, zero, **{**attrs, "scheme": "asymmetric"})
     assert found.tolist() == [[0, -2], [1, 4], [-10, 40]]
+    found = OPS["dequantize"].reference(q, scale, zero / np.float16(4), **{**attrs, "scheme": "offset"})
+    assert found.tolist() == [[0.75, -2], [1.75, 4], [-10, 60.5]]
     x = np.array([[1.0, 2.0, 3.0]], np.float32)
     product = OPS["quantized_matmul"].reference(x, q, scale, None, None, bits=4, group=2, scheme="symmetric")
     assert product.tolist() == [[0.5 + 3 - 30, -2 + 8 + 180]]
@@ -270,8 +284,11 @@ ERRORS = [
     (case("dequantize", "i8[8, 4]", "f32[3, 4]", bits=4, group=4), "dequantize: scale is ['2', '4'] for groups of 4"),
     (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=9), "dequantize: bits are 1..8 of i8"),
     (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=4, scheme="nf4"),
-     "dequantize: scheme is one of symmetric, asymmetric"),
+     "dequantize: scheme is one of symmetric, asymmetric, offset"),
     (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=4, scheme="asymmetric"), "dequantize: a zero point belongs to"),
+    (case("dequantize", "i8[8, 4]", "f32[1, 4]", "i8[1, 4]", bits=4, scheme="offset"),
+     "dequantize: zero is one of float, got i8"),
+    (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=4, dtype=i64), "dequantize: dtype is a float type, got i64"),
     (case("moe", "f32[s, 3]", "i64[s, 2]", "f32[s, 2]", "f32[4, 3, 5]", "f32[4, 5, 3]"),
      "moe: the parts do not fit together"),
     (case("moe", "f32[s, 3]", "i64[s, 2]", "f32[s, 2]", "f32[4, 3, 5]", "f32[4, 5, 3]", activation="x"),
