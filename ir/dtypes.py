@@ -27,6 +27,11 @@ class DType:
         return self.kind == "float"
 
     @property
+    def computes(self) -> bool:
+        """Whether arithmetic is done in it: a float of 8 bits or less is a code, which is rounded to on purpose."""
+        return self.is_float and self.bits >= 16
+
+    @property
     def is_int(self) -> bool:
         return self.kind in ("int", "uint")
 

@@ -11,7 +11,7 @@ import numpy as np
 from . import dims
 from .diagnostics import RunError
 from .dims import Expr
-from .dtypes import DType, f64
+from .dtypes import f64
 from .graph import Graph, Node, Program, Value, callee
 from .weights import materialize
 
@@ -55,11 +55,6 @@ def _bind_bare(value: Value, array: np.ndarray, sizes: dict[str, int], symbols: 
             raise RunError(f"{name} is {sizes[name]} in one input and {size} in {value.name!r}")
         if name in symbols and size not in symbols[name]:
             raise RunError(f"{name} is {size}, outside {symbols[name]}", found=f"input {value.name!r}")
-
-
-def _widens(dtype: DType) -> bool:
-    """Whether f64 stands in for it; floats of 8 bits and less are codes, which nothing computes in."""
-    return dtype.is_float and dtype.bits >= 16
 
 
 def resolve(attr: Any, sizes: dims.Bindings) -> Any:
@@ -121,7 +116,7 @@ class Evaluator:
             results = (self._weight(node.attrs["name"]),)
         else:
             attrs = {k: resolve(v, sizes) for k, v in node.attrs.items()}
-            if self.float64 and "dtype" in attrs and _widens(attrs["dtype"]):
+            if self.float64 and "dtype" in attrs and attrs["dtype"].computes:
                 attrs["dtype"] = f64
             with np.errstate(all="ignore"):
                 raw = node.op.reference(*arrays, **attrs)
@@ -136,14 +131,14 @@ class Evaluator:
     def _weight(self, name: str) -> np.ndarray:
         if name not in self._weights:
             array = materialize(self.program.weights[name], self.folder)
-            if self.float64 and _widens(self.program.weights[name].type.dtype):
+            if self.float64 and self.program.weights[name].type.dtype.computes:
                 array = array.astype(np.float64)
             self._weights[name] = array
         return self._weights[name]
 
     def _cast(self, array: np.ndarray, value: Value) -> np.ndarray:
         dtype = value.type.dtype
-        target = np.dtype(np.float64) if self.float64 and _widens(dtype) else dtype.numpy
+        target = np.dtype(np.float64) if self.float64 and dtype.computes else dtype.numpy
         return array if array.dtype == target else array.astype(target)
 
     @staticmethod

@@ -20,6 +20,7 @@ _SIZES = {
     "batch": ("batch", "batch_size", "batchsize", "bs", "b", "n"),
     "seq": ("seq", "sequence", "sequence_length", "seq_len", "seq_length", "seqlen", "max_seq_len", "s"),
 }
+_MADE_UP = re.compile(r"(s\d+|unk__\d+|dynamic_axes_\d+|\?|)")
 # Ops through which an index reaches its table unchanged.
 _UNCHANGED = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten"))
 
@@ -103,7 +104,7 @@ def onnx_source(
     nan = [t.name for t in model.graph.initializer if t.name in nan and np.isnan(arrays(t)).any()]
     return OnnxSource(
         name=name or path.stem, kind="onnx", module=None, inputs=specs,  # type: ignore[arg-type]
-        notes=tuple(warned(name or path.stem, "NaN", nan)),
+        notes=(*namer.notes, *warned(name or path.stem, "NaN", nan)),
         outputs=tuple(o.name for o in model.graph.output), parameter_bytes=weights,
         vocab_size=ids[0].high + 1 if ids else None, path=path, model=model, arrays=arrays, fixed=fixed,
     )  # fmt: skip
@@ -145,16 +146,26 @@ class _Namer:
         self.known: dict[str, str] = {}
 
     def __call__(self, theirs: str, at: str) -> str:
-        """`theirs` is "" for a size without a name; `at` then names it."""
+        """`at` names a size that has no name, or one that an exporter made up (`s72`, `unk__12`).
+
+        Exporters make up a name for each input's batch; those are one size here, which a note says.
+        """
         key = theirs or at
         if key not in self.known:
+            made_up = _MADE_UP.fullmatch(theirs) is not None
             name = next((ours for ours, names in _SIZES.items() if theirs.lower() in names), None)
-            name = name or re.sub(r"\W", "_", key).strip("_") or "size"
+            name = name or re.sub(r"\W", "_", at if made_up else theirs).strip("_") or "size"
             name = f"size_{name}" if name[0].isdigit() else name
-            while name in self.known.values():
+            while name in self.known.values() and not (made_up and name in _SIZES):
                 name = f"{name}_"
             self.known[key] = name
         return self.known[key]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which of the file's sizes are taken to be one."""
+        theirs = {ours: [t for t, o in self.known.items() if o == ours] for ours in _SIZES}
+        return tuple(f"the file's sizes {' and '.join(n)} are one: {ours}" for ours, n in theirs.items() if len(n) > 1)
 
 
 def _spec(value: Any, namer: _Namer, tables: Mapping[str, int], asked: Sequence[int | str] | None) -> InputSpec:
@@ -167,7 +178,7 @@ def _spec(value: Any, namer: _Namer, tables: Mapping[str, int], asked: Sequence[
     if asked is not None and len(asked) != len(tensor.shape.dim):
         raise ModelError(f"dims of {value.name!r} are {len(asked)}, the file has {len(tensor.shape.dim)} axes")
     dims = tuple(asked) if asked is not None else tuple(
-        _dim(d, i, value.name, namer) for i, d in enumerate(tensor.shape.dim)
+        _dim(d, i, value.name, dtype[0] in "ib", namer) for i, d in enumerate(tensor.shape.dim)
     )  # fmt: skip
     integer = dtype[0] in "iu" or dtype == "bool"
     if integer and len(dims) == 2 and "mask" in value.name.lower():
@@ -178,10 +189,15 @@ def _spec(value: Any, namer: _Namer, tables: Mapping[str, int], asked: Sequence[
     return InputSpec(value.name, dtype, dims)
 
 
-def _dim(dim: Any, at: int, name: str, namer: _Namer) -> int | str:
+def _dim(dim: Any, at: int, name: str, text: bool, namer: _Namer) -> int | str:
     if dim.HasField("dim_value") and dim.dim_value > 0:
         return int(dim.dim_value)
-    return namer(dim.dim_param, "batch" if at == 0 else f"{name}_{at}")
+    return namer(dim.dim_param, _place(name, at, text))
+
+
+def _place(name: str, at: int, text: bool) -> str:
+    """What a size without a name is called: the second of ids and masks is the length of the text."""
+    return "batch" if at == 0 else "seq" if at == 1 and text and "decoder" not in name else f"{name}_{at}"
 
 
 def _tables(graph: Any) -> dict[str, int]:
@@ -200,4 +216,7 @@ def _tables(graph: Any) -> dict[str, int]:
 
 _FLOATS = frozenset({1, 10, 11, 16})
 # ONNX's number for an element type -> its name here, for inputs that cases can be made for.
-_DTYPES = {1: "f32", 2: "u8", 3: "i8", 5: "i16", 6: "i32", 7: "i64", 9: "bool", 10: "f16", 11: "f64", 16: "bf16"}
+_DTYPES = {
+    1: "f32", 2: "u8", 3: "i8", 4: "u16", 5: "i16", 6: "i32", 7: "i64", 9: "bool", 10: "f16", 11: "f64", 12: "u32",
+    13: "u64", 16: "bf16",
+}  # fmt: skip

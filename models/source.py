@@ -28,6 +28,9 @@ DTYPES: dict[str, np.dtype] = {
     "i32": np.dtype(np.int32),
     "i16": np.dtype(np.int16),
     "i8": np.dtype(np.int8),
+    "u64": np.dtype(np.uint64),
+    "u32": np.dtype(np.uint32),
+    "u16": np.dtype(np.uint16),
     "u8": np.dtype(np.uint8),
     "bool": np.dtype(np.bool_),
 }
@@ -124,7 +127,7 @@ class Source:
         if set(inputs) != set(names):
             raise ModelError(f"{self.name} takes the inputs {', '.join(names)}", found=", ".join(inputs) or "none")
         device = "meta" if self.on_meta else "cpu"
-        with torch.no_grad(), _plain_layers(), _widened() if self.double else nullcontext():
+        with torch.no_grad(), _plain_layers(), _in_double() if self.double else nullcontext():
             given = {name: to_torch(inputs[name]).to(device) for name in names}
             found = dict(flatten(_forward(self, given)))
         return {name: to_numpy(found[name]) for name in self.outputs}
@@ -265,6 +268,20 @@ def _widened() -> Any:
             return func(*map(wide, args), **{k: wide(v) for k, v in (kwargs or {}).items()})
 
     return Widened()
+
+
+@contextmanager
+def _in_double() -> Iterator[None]:
+    """Everything computed in f64, new tensors too for which no type is given."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _widened():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

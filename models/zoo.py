@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .encoder_decoder import plain_source
 from .errors import ModelError
 from .gguf import load_gguf
-from .huggingface import DTYPES, load_folder, model_class
+from .huggingface import ALIASES, DTYPES, load_folder, model_class
 from .onnx_source import onnx_source
 from .source import Source
 from .transformers_source import transformers_source
@@ -23,6 +24,16 @@ class Entry:
     model_type: str
     architecture: str
     config: Mapping[str, Any]
+    parameters: int
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A module of models/transformer.py, in plain torch. sizes: what its class takes. parameters: as above."""
+
+    architecture: str
+    sizes: Mapping[str, Any]
     parameters: int
     about: str
 
@@ -67,6 +78,21 @@ _VIT_TINY = {
     "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32,
     "patch_size": 8, "num_labels": 10,
 }  # fmt: skip
+_T5_TINY = {
+    "vocab_size": 128, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4,
+    "decoder_start_token_id": 0, **_TOKENS,
+}  # fmt: skip
+_BART_TINY = {
+    "vocab_size": 128, "d_model": 32, "encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
+    "decoder_start_token_id": 2, "forced_eos_token_id": 2, **_TOKENS,
+}  # fmt: skip
+_TRANSFORMER_TINY = {
+    "vocab_size": 128, "d_model": 32, "heads": 4, "layers": 3, "feedforward": 64, "max_positions": 64,
+}  # fmt: skip
+_TRANSFORMER_BASE = {
+    "vocab_size": 37000, "d_model": 512, "heads": 8, "layers": 6, "feedforward": 2048, "max_positions": 1024,
+}  # fmt: skip
 _LLAMA_LIKE = {
     "vocab_size": 32000, "hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16,
     "num_key_value_heads": 16, "intermediate_size": 2816, "max_position_embeddings": 2048,
@@ -78,7 +104,7 @@ _SMOLLM2 = {
 }  # fmt: skip
 _MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 
-ZOO: dict[str, Entry] = {
+ZOO: dict[str, Entry | Plain] = {
     "bert-tiny": Entry("bert", "BertModel", _BERT_TINY, 32_960, "3 layers, H 32; for tests"),
     "gpt2-tiny": Entry("gpt2", "GPT2LMHeadModel", _GPT2_TINY, 44_320, "3 layers, H 32; for tests"),
     "llama-tiny": Entry("llama", "LlamaForCausalLM", _LLAMA_TINY, 36_064, "3 layers, H 32, 2 KV heads; for tests"),
@@ -107,6 +133,10 @@ ZOO: dict[str, Entry] = {
         "two rotary bases, local and global; for tests",
     ),
     "vit-tiny": Entry("vit", "ViTForImageClassification", _VIT_TINY, 32_778, "images of 32 x 32; for tests"),
+    "t5-tiny": Entry("t5", "T5ForConditionalGeneration", _T5_TINY, 66_336, "3 + 3 layers, relative positions; for tests"),
+    "bart-tiny": Entry("bart", "BartForConditionalGeneration", _BART_TINY, 72_576, "3 + 3 layers, H 32; for tests"),
+    "transformer-tiny": Plain("Transformer", _TRANSFORMER_TINY, 68_352, "3 + 3 layers, H 32; for tests"),
+    "transformer-base": Plain("Transformer", _TRANSFORMER_BASE, 63_084_544, "Vaswani et al. 2017: 6 + 6 layers, H 512"),
     "bert-base": Entry("bert", "BertModel", {}, 109_482_240, "Devlin et al. 2018: 12 layers, H 768"),
     "gpt2": Entry("gpt2", "GPT2LMHeadModel", {}, 124_439_808, "Radford et al. 2019: 12 layers, H 768"),
     "minilm-random": Entry("bert", "BertModel", _MINILM, 22_713_216, "the shape of all-MiniLM-L6-v2"),
@@ -161,13 +191,18 @@ def load_named(
         return _load_packaged(name, task, dtype, shape_only)
     if name not in ZOO:
         raise ModelError(f"there is no model named {name!r}", hint=f"names: {', '.join([*ZOO, *PACKAGED])}")
+    entry = ZOO[name]
+    note = "shapes only: it has no weights" if shape_only else f"seeded random weights (seed {seed})"
+    if isinstance(entry, Plain):
+        return _load_plain(name, entry, task, dtype, seed, shape_only, note, {**entry.sizes, **(overrides or {})})
     from transformers import AutoConfig
 
-    entry = ZOO[name]
     config = AutoConfig.for_model(entry.model_type, **{**entry.config, **(overrides or {})})
     cls = model_class({"model_type": entry.model_type, "architectures": [entry.architecture]}, task)
-    module = _make(cls, config, dtype, seed, shape_only)
-    note = "shapes only: it has no weights" if shape_only else f"seeded random weights (seed {seed})"
+    kind = _kind(dtype)
+    module = _made(
+        lambda: cls._from_config(config, attn_implementation="eager", dtype=kind), seed, shape_only
+    )
     return transformers_source(module, name=name, kind="zoo", notes=(note,))
 
 
@@ -198,16 +233,37 @@ def _load_packaged(name: str, task: str | None, dtype: str, shape_only: bool) ->
     return source.replace(name=name, notes=(*source.notes, "real weights"))
 
 
-def _make(cls: Any, config: Any, dtype: str, seed: int, shape_only: bool) -> Any:
+def _load_plain(
+    name: str, entry: Plain, task: str | None, dtype: str, seed: int, shape_only: bool, note: str,
+    sizes: Mapping[str, Any],
+) -> Source:  # fmt: skip
+    if task is not None and ALIASES.get(task, task) != "seq2seq-lm":
+        raise ModelError(f"{name} has one head only, seq2seq-lm", found=f"--task {task}")
+    from . import transformer
+
+    cls, kind = getattr(transformer, entry.architecture), _kind(dtype)
+    module = _made(lambda: cls(**sizes).to(kind), seed, shape_only)
+    return plain_source(
+        module, name=name, kind="zoo", vocab_size=sizes["vocab_size"], max_seq=sizes["max_positions"], notes=(note,)
+    )
+
+
+def _kind(dtype: str) -> Any:
     import torch
 
-    kind = getattr(torch, DTYPES[dtype])
+    return getattr(torch, DTYPES[dtype])
+
+
+def _made(make: Callable[[], Any], seed: int, shape_only: bool) -> Any:
+    """The module with seeded weights, or on the meta device."""
+    import torch
+
     if shape_only:
         with torch.device("meta"):
-            return cls._from_config(config, attn_implementation="eager", dtype=kind)
+            return make()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = cls._from_config(config, attn_implementation="eager", dtype=kind)
+        module = make()
         _stir(module)
     return module
 

@@ -28,7 +28,7 @@ STRUCTURE = frozenset({"weight", "constant", "dim_value", "call", "fused"})  # e
 DECLINED = {
     name: "it moves data between devices; a plan for this backend runs on one"
     for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "receive", "broadcast")
-}
+} | {"bitcast": "ONNX has it since opset 26, which ONNX Runtime does not run"}
 
 
 def lowers(table: Table, *names: str) -> Callable[[Lowering], Lowering]:

@@ -13,7 +13,7 @@ from ...ir.walk import resolve
 from ...ir.weights import Held, Recipe, Weight, leaves, materialize
 from ..weight_out import derived_weights
 from .emit import Emit
-from .kernels import NATIVE
+from .kernels import ABSENT, NATIVE
 from .lower import DECLINED, Lowering
 from .lower_fused import FUSED, parts
 
@@ -109,6 +109,10 @@ class Walk:
     # -- ordinary ops ------------------------------------------------------------------------------
 
     def _lowered(self, node: Node) -> list[str]:
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and value.type.dtype.name in ABSENT:
+                problem = f"{node.op.name}: ONNX Runtime has no kernels for {value.type.dtype}"
+                raise BuildError(problem, where=node.where)
         narrow = self._narrow(node)
         if narrow is not None:
             return self._widened(node, narrow)

@@ -48,7 +48,7 @@ def precision(program: Program, task: Task) -> Rewritten:
 
 def _all_are(program: Program, *wanted: DType) -> bool:
     values = (v for g in program.functions.values() for v in set(g.values()) - scale_values(g))
-    return len(set(wanted)) == 1 and all(v.type.dtype in wanted or not v.type.dtype.is_float for v in values)
+    return len(set(wanted)) == 1 and all(v.type.dtype in wanted or not v.type.dtype.computes for v in values)
 
 
 def activations(program: Program, static: Sets) -> Sets:
@@ -95,7 +95,7 @@ class _Change:
 
     def graph(self, name: str, done: Mapping[str, Graph]) -> Graph:
         graph, active = self.program.functions[name], self.active[name]
-        b = RuleBuilder(graph)
+        b, kept = RuleBuilder(graph), scale_values(graph)
         if name not in self.program.entries:
             self._parameters(b, graph, active)
         held = _Casts(b, self.static[name], self.weights)
@@ -103,7 +103,7 @@ class _Change:
             if callee(node) is not None:
                 self._call(b, held, node, done)
             elif any(v in active for v in (*node.inputs, *node.outputs)) and node.op.name not in SOURCES:
-                self._node(b, held, node)
+                self._node(b, held, node, kept)
             else:
                 b.copy(node)
         return self._finish(b, held, graph, name)
@@ -111,7 +111,7 @@ class _Change:
     def _parameters(self, b: RuleBuilder, graph: Graph, active: set[Value]) -> None:
         b.inputs = []
         for v in graph.inputs:
-            new = Value(v.name, v.type.with_dtype(self.compute)) if v in active else v
+            new = Value(v.name, v.type.with_dtype(self.compute)) if v in active and v.type.dtype.computes else v
             b.inputs.append(new)
             if new is not v:
                 b.map[v] = new
@@ -123,22 +123,18 @@ class _Change:
         new = b.emit_node(node.op, args, node.attrs, types=types, where=node.where)
         b.map.update(zip(node.outputs, new.outputs, strict=True))
 
-    def _node(self, b: RuleBuilder, held: _Casts, node: Node) -> None:
+    def _node(self, b: RuleBuilder, held: _Casts, node: Node, kept: set[Value]) -> None:
         wide = node.op.keeps_f32 and node.op.name not in self.able.wide_inside and self.compute.bits < f32.bits
         dtype = f32 if wide else self.compute
-        if node.op.name == "cast" and node.attrs["dtype"].is_float:
+        if node.op.name == "cast" and node.attrs["dtype"].computes:
             assert node.inputs[0] is not None
             b.map[node.output] = held.to(node.inputs[0], self.compute)
             return
         dtype = node.attrs["source"] if node.op.name == "bitcast" else dtype
-        kept = _not_cast(node)
-        inputs = [
-            held.to(v, dtype) if v is not None and v.type.dtype.is_float and i not in kept else v
-            for i, v in enumerate(node.inputs)
-        ]
+        inputs = [v if v is None or v in kept or not v.type.dtype.computes else held.to(v, dtype) for v in node.inputs]
         new = b.emit_node(node.op, inputs, node.attrs, where=node.where)
         for old, value in zip(node.outputs, new.outputs, strict=True):
-            b.map[old] = held.to(value, self.compute, node) if value.type.dtype.is_float else value
+            b.map[old] = held.to(value, self.compute, node) if value.type.dtype.computes else value
 
     def _finish(self, b: RuleBuilder, held: _Casts, graph: Graph, name: str) -> Graph:
         outputs: Sequence[Value] = graph.outputs

@@ -14,15 +14,17 @@ from ..rewriting import Event, Rewritten, apply_rules, as_rank, pad_rank, rewrit
 from ..task import Task
 from .clean_moves import drop_transpose, merge_reshapes, merge_transposes
 from .positions import sees_own
+from .raise_attention_bias import BIAS_RULES
 from .raise_attention_mask import MASK_RULES, NOTHING, conjuncts
 from .registry import rewrite
 
 HEADS_FIRST = (0, 2, 1, 3)
 
 
-def _scores(p: Any, q: Any, k: Any, scale: Any, divisor: Any, factor: Any, cap: Any) -> Any:
-    """q kᵀ, scaled by a number or by one for each head or query, perhaps capped."""
+def _scores(p: Any, q: Any, k: Any, first: Any, scale: Any, divisor: Any, factor: Any, cap: Any) -> Any:
+    """q kᵀ, perhaps with a first bias, scaled by a number or by one for each head or query, perhaps capped."""
     s = p.maybe_cast(p.matmul(q, k))
+    s = p.either(p.add(s, first), s)
     s = p.either(p.mul(s, p.const(scale)), p.div(s, p.const(divisor)), p.mul(s, factor), s)
     return p.either(p.mul(p.tanh(p.div(s, p.const(cap))), p.const(cap)), s)
 
@@ -35,10 +37,12 @@ def _masked(p: Any, s: Any, mask: Any, blocked: Any, more: Any, also: Any, fill:
     return p.either(p.add(s, late), s)
 
 
-def _draw(p: Any, q: Any, k: Any, v: Any, scale: Any, divisor: Any, factor: Any, cap: Any, mask: Any,
-          blocked: Any, more: Any, also: Any, fill: Any, bias: Any, late: Any) -> Any:  # fmt: skip
+def _draw(p: Any, q: Any, k: Any, v: Any, first: Any, scale: Any, divisor: Any, factor: Any, cap: Any,
+          early: Any, mask: Any, blocked: Any, more: Any, also: Any, fill: Any, bias: Any,
+          late: Any) -> Any:  # fmt: skip
     """With heads folded into the batch for the products, scores may be viewed apart for the mask."""
-    s = p.maybe_cast(_scores(p, q, k, scale, divisor, factor, cap))
+    s = p.maybe_cast(_scores(p, q, k, first, scale, divisor, factor, cap))
+    s = p.either(p.reshape(p.add(s, early)), s)
     s = _masked(p, p.either(p.reshape(s), s), mask, blocked, more, also, fill, bias, late)
     s = p.maybe_cast(p.either(p.reshape(s), s))
     w = p.maybe_cast(p.softmax(s, axis=-1))
@@ -55,6 +59,8 @@ def _is_attention(m: Match) -> str | None:
         return f"the number of heads, {lead[-1]}, is not fixed"
     if m.root.output.type.dtype != m.q.type.dtype:
         return f"it turns {m.q.type.dtype} into {m.root.output.type.dtype}"
+    if m.first is not None and (m.cap or m.factor is not None):
+        return "a bias is added before the scores are capped, or scaled by more than a number"
     return _factor_fits(m) or _views_fit(m) or _fill_fits(m) or _extras_fit(m)
 
 
@@ -102,7 +108,8 @@ def _fill_fits(m: Match) -> str | None:
 
 def _extras_fit(m: Match) -> str | None:
     """Whether mask and bias broadcast to the scores, and are of the kind that they must be."""
-    named = [("mask", x) for x in (m.mask, m.blocked, m.more, m.also)] + [("bias", m.bias), ("bias", m.late)]
+    named = [("mask", x) for x in (m.mask, m.blocked, m.more, m.also)]
+    named += [("bias", x) for x in (m.first, m.early, m.bias, m.late)]
     for what, value in named:
         if value is None:
             continue
@@ -211,9 +218,11 @@ def _seen(b: Any, m: Match, heads: Heads) -> Value | None:
 
 def _bias(b: Any, m: Match, heads: Heads) -> Value | None:
     total = None
-    for part in (m.bias, m.late):
+    for part in (m.first, m.early, m.bias, m.late):
         if part is not None:
             met = _met(m, part)
+            if part is m.first and _scale(m) != 1.0:
+                part = b.emit("mul", part, b.constant(_scale(m), part.type.dtype))
             part = part if part.type.dtype == m.q.type.dtype else b.emit("cast", part, dtype=m.q.type.dtype)
             part = heads.scores(b, part, met)
             total = part if total is None else b.emit("add", total, part)
@@ -325,7 +334,9 @@ def scaled_key(b: Any, m: Match) -> Value:
 
 # The moves between what is drawn and the attention must be merged before the next rule can see through them.
 MERGED = (merge_transposes, drop_transpose, merge_reshapes)
-RULES: tuple[Rule, ...] = (attention, shifted_softmax, shared_heads, *MASK_RULES, scaled_query, scaled_key, *MERGED)
+RULES: tuple[Rule, ...] = (
+    attention, shifted_softmax, shared_heads, *MASK_RULES, *BIAS_RULES, scaled_query, scaled_key, *MERGED,
+)  # fmt: skip
 
 
 def _lookalikes(graph: Graph, told: list[Event]) -> list[Event]:

@@ -91,15 +91,20 @@ def boolean_bias(b: Any, m: Match) -> Value:
     """a bias of 0 and -inf is a mask"""
     bias = m.root.inputs[4]
     assert bias is not None
+    return with_mask(b, m, bias, None)
+
+
+def with_mask(b: Any, m: Match, choice: Value, bias: Value | None) -> Value:
+    """The attention with a choice between 0 and -inf, matched as `_either_way`, as one more mask."""
     mask = m.allowed if m.allowed is not None else b.emit("not", m.blocked)
-    mask = b.emit("reshape", b.emit("expand", mask, shape=_before(m)), shape=bias.type.shape)
+    mask = b.emit("reshape", b.emit("expand", mask, shape=_before(m)), shape=pad_rank(choice.type.shape, 4))
     if m.mask is not None:
         given = m.mask
         if given.type.rank == 2:
             n, t = given.type.shape
             given = b.emit("reshape", given, shape=(n, 1, 1, t))
         mask = b.emit("and", given, mask)
-    return b.emit("attention", m.q, m.k, m.v, mask, None, m.sinks, **m.root.attrs)
+    return b.emit("attention", m.q, m.k, m.v, mask, bias, m.sinks, **m.root.attrs)
 
 
 def _before(m: Match) -> tuple[Dim, ...]:

@@ -20,6 +20,7 @@ from ..op import Attrs, get
 from ..tensor import TensorType
 from ..weights import Held, Weight
 from .onnx_functions import Body, defaults, definition, unchanged
+from .onnx_moves import moved
 from .onnx_ops import ONNX
 from .onnx_terms import Term, of_value, settle
 from .onnx_types import STANDARD, attribute, dtype
@@ -349,6 +350,9 @@ class Importer:
         if given and all(t is None or (t.plain and t.small) for t in given) and not _graphs(node):
             with suppress(_TooLarge):
                 return self._computed(ONNX[key])
+        gone = moved(key, self, given, lambda: self._computed(ONNX[key]))
+        if gone is not None:
+            return gone
         try:
             return _terms(ONNX[key](self))
         except _Lost:

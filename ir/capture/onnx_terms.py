@@ -211,6 +211,22 @@ def _(node: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
     return _decided(a, b, lambda d: d == 0, node.ranges)
 
 
+def _compared(swap: bool, strict: int) -> Symbolic:
+    """Whether a (or with `swap` b) is at most the other less `strict`, where the ranges settle that."""
+
+    def compare(node: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+        low, high = (b, a) if swap else (a, b)
+        found = _each(lambda x, y: dims.at_most(x + strict, y, node.ranges), low, high)
+        return None if any(f is None for f in found.flat) else found.astype(bool)
+
+    return compare
+
+
+for _op, _swap, _strict in (("Less", False, 1), ("LessOrEqual", False, 0), ("Greater", True, 1),
+                            ("GreaterOrEqual", True, 0)):  # fmt: skip
+    SYMBOLIC[_op] = _compared(_swap, _strict)
+
+
 @symbolic("Where")
 def _(node: Any, cond: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
     if any(isinstance(c, Expr) for c in cond.flat):
@@ -247,9 +263,18 @@ def _decided(a: np.ndarray, b: np.ndarray, test: Callable[[int], bool], ranges: 
     return out
 
 
+def _recast(term: Term | None, dtype: DType) -> Term | None:
+    """Sizes in another type that holds them; what is known as numbers is computed."""
+    if term is None or term.content is None or term.plain or not (dtype.is_int or dtype.is_float) or dtype.bits < 32:
+        return None
+    return Term(dtype, term.shape, content=term.content)
+
+
 def settle(name: str, node: Any, terms: Iterable[Term | None]) -> Term | None:
     """The content of an op on sizes, or None where it has to be computed at run time."""
     function, given = SYMBOLIC.get(name), list(terms)
+    if name == "Cast":
+        return _recast(given[0], node.dtype(node.attr("to")))
     if function is None or any(t is not None and (t.content is None or t.dtype.is_float) for t in given):
         return None
     try:
@@ -264,5 +289,5 @@ def settle(name: str, node: Any, terms: Iterable[Term | None]) -> Term | None:
         from ..dtypes import boolean
 
         return Term(boolean, result.shape, content=result)
-    first = next(t for t in (given[1:] if name == "Where" else given) if t is not None)
-    return of_dims(result, first.dtype)
+    first = next((t for t in (given[1:] if name == "Where" else given) if t is not None), None)
+    return None if first is None else of_dims(result, first.dtype)

@@ -75,6 +75,10 @@ class Sizes:
         above, by = (self._walk(left), int(right)) if right > 0 else (0 - self._walk(left), -int(right))
         return dims.floordiv(above, by) if type(expr).__name__ == "FloorToInt" else 0 - dims.floordiv(0 - above, by)
 
+    def largest(self, left: Dim, right: Dim) -> Dim:
+        """The larger of two sizes, which the ranges may tell."""
+        return self._decided("Max", dims.maximum, left, right)
+
     def _decided(self, name: str, function: Callable[[Dim, Dim], Dim], left: Dim, right: Dim) -> Dim:
         if name in ("Min", "Max"):
             if dims.at_most(left, right, self.ranges):

@@ -27,10 +27,13 @@ class Reduce(Op):
     axes = "*r! -> *s!"
     takes: ClassVar[tuple[str, ...]] = NUMBERS
     cost: ClassVar[int] = 0
+    of_none: ClassVar[bool] = True  # whether it has a value where there are no elements
 
     def infer(self, x: TensorType, *, axes: tuple[int, ...], keepdims: bool) -> TensorType:
         of_kind(self.name, "x", x, self.takes)
         gone = normal_axes(self.name, axes, x)
+        for i in () if self.of_none else gone:
+            within(self.name, 1, x.shape[i], f"axis {i} has no elements")
         kept = [1 if i in gone else d for i, d in enumerate(x.shape) if keepdims or i not in gone]
         return x.with_shape(*kept)
 
@@ -88,6 +91,8 @@ class mean(Reduce):
 class max_(Reduce):
     """The greatest; nan where there is one. Compares: no FLOPs."""
 
+    of_none = False
+
     def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
         return np.max(x, axes, keepdims=keepdims)
 
@@ -95,6 +100,8 @@ class max_(Reduce):
 @op
 class min_(Reduce):
     """The least; nan where there is one. Compares: no FLOPs."""
+
+    of_none = False
 
     def reference(self, x: np.ndarray, *, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
         return np.min(x, axes, keepdims=keepdims)

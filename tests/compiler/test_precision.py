@@ -11,7 +11,7 @@ from tundish.compiler.passes.hoist import hoist
 from tundish.compiler.passes.precision import precision
 from tundish.compiler.task import Precision
 from tundish.ir.diagnostics import CompileError
-from tundish.ir.dtypes import bf16, f16, f32, f64, i64
+from tundish.ir.dtypes import DTYPES, bf16, f16, f32, f64, i64
 from tundish.ir.evaluate import evaluate
 
 HALF = Precision(weights="bf16", compute="bf16")
@@ -122,3 +122,15 @@ def test_bits_are_read_of_the_type_that_the_model_has(policy):
     program = d.program(d.emit("bitcast", d.emit("neg", x), source=f64, target=i64))
     done = run(precision, program, task(precision=policy))
     assert dtypes(done.program, "bitcast") == {"i64"}
+
+
+@pytest.mark.parametrize("compute", ["f32", "bf16"])
+def test_rounding_to_a_code_of_eight_bits_stays(compute):
+    """A model that quantises its activations means it: no policy takes that cast away."""
+    d = Draft()
+    x = d.emit("linear", d.x(BATCH, 4), d.weight("w", 4, 6))
+    code = d.emit("cast", x, dtype=DTYPES["f8e4m3"])
+    program = d.program(d.emit("linear", d.emit("cast", code, dtype=f32), d.weight("v", 6, 2)))
+    after = run(precision, program, task(precision=Precision(weights=compute, compute=compute))).program
+    assert "f8e4m3" in dtypes(after, "cast")
+    same_numbers(program, after, tolerance=0.2)

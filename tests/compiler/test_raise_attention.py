@@ -485,3 +485,36 @@ def test_a_causal_window_is_two_attributes(fill):
     mask = d.emit("and", d.emit("ge", rows, columns), near)
     node = raised(finish(d, blocked(d, scores(d, q, k), mask, fill), v))
     assert (node.attrs["causal"], node.attrs["window"], node.inputs[3]) == (True, 3, None)
+
+
+def test_a_bias_before_the_scores_are_viewed_apart_as_bloom_writes_it():
+    d = Draft()
+    q, k, v = (d.emit("reshape", d.x(BATCH, 3, SEQ, 4, name=n), shape=(3 * BATCH, SEQ, 4)) for n in "qkv")
+    slopes = d.emit("reshape", d.x(BATCH, 3, SEQ, name="alibi"), shape=(3 * BATCH, 1, SEQ))
+    mask = d.x(BATCH, 1, SEQ, SEQ, name="bias")
+    s = d.emit("matmul", q, d.emit("transpose", k, perm=(0, 2, 1)))
+    s = d.emit("add", d.emit("mul", s, d.constant(0.5, f32)), slopes)
+    s = d.emit("add", d.emit("reshape", s, shape=(BATCH, 3, SEQ, SEQ)), mask)
+    w = d.emit("reshape", d.emit("softmax", s, axis=-1), shape=(3 * BATCH, SEQ, SEQ))
+    program = d.program(d.emit("matmul", w, v))
+    after = run(raise_attention, program).program
+    (node,) = [n for n in after.entry.nodes if n.op.name == "attention"]
+    assert node.attrs["scale"] == 0.5 and node.inputs[4].type.shape == (BATCH, 3, SEQ, SEQ)
+    same_numbers(program, after)
+
+
+def test_a_bias_that_is_scaled_with_the_scores_as_falcon_writes_it():
+    d = Draft()
+    q, k, v = qkv(d)
+    s = d.emit("add", scores(d, q, k), d.x(BATCH, 3, 1, SEQ, name="alibi"))
+    s = d.emit("add", d.emit("mul", s, d.constant(0.5, f32)), d.x(BATCH, 1, SEQ, SEQ, name="bias"))
+    assert raised(finish(d, s, v), left=None).attrs["scale"] == 0.5
+
+
+def test_a_bias_under_the_cap_declines():
+    d = Draft()
+    q, k, v = qkv(d)
+    s = d.emit("add", scores(d, q, k), d.x(BATCH, 3, 1, SEQ, name="alibi"))
+    s = d.emit("mul", d.emit("tanh", d.emit("div", s, d.constant(30, f32))), d.constant(30, f32))
+    done = run(raise_attention, finish(d, s, v))
+    assert only(texts(done), "a bias is added before the scores are capped") and "attention" not in ops(done.program)

@@ -54,10 +54,11 @@ class Watch:
             path, flags = os.path.realpath(os.fsdecode(args[0])), args[2]
             if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and path != os.devnull:
                 return None if self._within(path, self.out) else f"writes {path}"
-            return None if self._within(path, str(self.case), *self.readable) else f"reads {path}"
+            return None if self._within(path, str(self.case), self.out, *self.readable) else f"reads {path}"
         if event in _WRITES and isinstance(args[0], (str, bytes, os.PathLike)):
-            place = os.path.realpath(os.path.dirname(os.path.abspath(os.fsdecode(args[0]))))
-            return None if self._within(place, self.out) else f"{event} {os.fsdecode(args[0])}"
+            path = os.path.abspath(os.fsdecode(args[0]))
+            path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+            return None if self._within(path, self.out) else f"{event} {os.fsdecode(args[0])}"
         return None
 
     @staticmethod
@@ -103,17 +104,18 @@ def _outcome(use: Any, case: Path, out: Path, deep: bool) -> tuple[str, str]:
     return "done", ""
 
 
-def _chain(error: BaseException | None) -> Any:
-    while error is not None:
-        yield error
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """The error, and what it was raised from, which may be a ring."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
         error = error.__cause__
+    return found
 
 
 def _place(error: BaseException) -> str:
     """Where it came from: the innermost line of ours and the innermost of all."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.extract_tb(_chain(error)[-1].__traceback__)
     ours = [f for f in frames if "site-packages" not in f.filename and "/fuzz/" not in f.filename]
     last = [f"{f.filename.split('site-packages/')[-1]}:{f.lineno}" for f in (*ours[-1:], *frames[-1:])]
     return " < ".join(dict.fromkeys(reversed(last)))

@@ -297,3 +297,11 @@ def test_flags_and_ids_are_stored_too(tmp_path: Path) -> None:
     save(Program({"main": Graph((), (), ())}, ("main",), weights), tmp_path / "m")
     again = load(tmp_path / "m", check=True)
     assert [again.weights[n].type.dtype for n in ("f", "i")] == [boolean, i64]
+
+
+def test_a_recipe_that_comes_to_one_number_is_an_array_of_rank_0() -> None:
+    """numpy gives a bare number for the sum of a vector."""
+    vector = held(np.array([1, 2, 3], np.float32))
+    total = Weight(TensorType(f32, ()), Recipe(get("sum"), Attrs({"axes": (0,), "keepdims": False}), (vector,)))
+    array = materialize(total)
+    assert array.shape == () and array.dtype == np.float32 and array == 6

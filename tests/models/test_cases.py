@@ -90,3 +90,25 @@ def test_samples_for_tracing_have_sizes_that_no_rule_can_be_read_from(source):
     drawn = samples(source)
     assert all(t.shape == (2, 7) for t in drawn.values()) and drawn["attention_mask"].all()
     assert all(t.is_meta for t in samples(zoo.load_named("bert-tiny", shape_only=True)).values())
+
+
+def test_padding_holds_its_token_and_no_real_position_of_a_padded_row_does(source):
+    """What a tokenizer makes: a classifier that looks for a text's end by its padding reads no padded position."""
+    ids, *rest = source.inputs
+    padded = source.replace(inputs=(InputSpec(ids.name, ids.dtype, ids.dims, role="ids", high=2, pad=1), *rest))
+    for name, inputs in made(padded, batch=(1, 4), seq=(1, 20)).items():
+        real, drawn = inputs["attention_mask"] != 0, inputs["input_ids"]
+        if not real.all():
+            assert (drawn[~real] == 1).all() and (drawn[real] != 1).all(), name
+
+
+def test_packed_rows_start_again_at_zero(source):
+    places = InputSpec("position_ids", "i64", ("batch", "seq"), role="positions")
+    by_name = made(source.replace(inputs=(source.inputs[0], places)), batch=(1, 4), seq=(1, 20))
+    assert set(by_name) == {"packed rows", "one text a row", "many short texts", "shortest", "longest",
+                            "extreme values", "largest batch"}  # fmt: skip
+    for name, inputs in by_name.items():
+        step = np.diff(inputs["position_ids"], axis=1, prepend=-1)
+        assert ((step == 1) | (inputs["position_ids"] == 0)).all() and (inputs["position_ids"][:, 0] == 0).all(), name
+    texts = {name: (i["position_ids"] == 0).sum(1).max() for name, i in by_name.items()}
+    assert texts["one text a row"] == 1 < texts["packed rows"] < texts["many short texts"]

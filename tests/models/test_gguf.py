@@ -1,4 +1,4 @@
-"""gguf files: blocks enter as plain arrays that mean the same bits, models answer as eager, broken files are refused."""
+"""gguf files: blocks enter as plain arrays of the same bits, models answer as eager, broken files are refused."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_what_moves_whole_rows_is_taken_and_what_cuts_them_is_not(tied: Path) ->
         assert not isinstance(blocks, str) and blocks.axis == axis
         assert blocks.q.read().shape == blocks.q.shape and blocks.scale.read().shape == blocks.scale.shape
     assert blocks_of(header, tensor, lambda a: a.reshape(8, 12, 64)) == "its rows are cut into other shapes"
-    assert blocks_of(header, tensor, lambda a: a.reshape(-1, 2)) == "its blocks do not stay along one axis"
+    assert blocks_of(header, tensor, lambda a: a[: a.shape[1] // 2]) == "its blocks do not stay along one axis"
 
 
 # -- models ----------------------------------------------------------------------------------------------
@@ -256,7 +256,8 @@ def test_from_the_file_to_a_bundle_and_back(tied: Path, tmp_path: Path) -> None:
     assert tundish.verify(tmp_path / "a").passed
     reference = tundish.compile(str(tied), tmp_path / "r", backend="reference", batch="1..4", seq="1..16")
     np.testing.assert_allclose(reference.run(given)["logits"], want, atol=1e-5)
-    assert {"I8", "U8", "F16"} <= {str(d["dtype"]) for d in _stored(reference.path)}
+    lies = {str(d["dtype"]) for d in _stored(reference.path) if len(d["shape"]) == 2}
+    assert lies == {"I8", "F16"}  # u4 is packed, a flat row of bytes
 
 
 def _stored(bundle: Path) -> Iterator[Mapping[str, Any]]:
@@ -265,12 +266,12 @@ def _stored(bundle: Path) -> Iterator[Mapping[str, Any]]:
 
 def test_the_account_counts_numbers_once_and_bytes_as_they_lie(tied: Path) -> None:
     counts = tundish.account(str(tied), batch=1, seq=2)
-    elements = read_header(tied).elements
-    assert counts["parameters"] == elements
+    header = read_header(tied)
+    assert counts["parameters"] == header.elements
     (row,) = (r for r in counts["by_op"] if r["op"] == "quantized_matmul")
-    assert row["count"] == 15  # 14 in the layers, and the tied head
-    quantized = elements - 5 * 64
-    assert quantized * 5 // 8 <= row["read_bytes"] <= quantized * 10 // 8
+    matrices = [t for t in header.tensors.values() if len(t.shape) == 2]  # the table is the tied head too
+    assert row["count"] == len(matrices) == 15
+    assert row["read_bytes"] == sum(t.size_bytes + 2 * 4 * t.shape[1] for t in matrices)  # two tokens in f32 each
     (table,) = (r for r in counts["by_module"] if r["module"] == "model.embed_tokens")
     assert table["parameters"] == 50 * 64
 

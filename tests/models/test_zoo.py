@@ -156,3 +156,19 @@ def test_real_weights_of_the_chat_model():
     ids = np.array([tokenizer.encode("The capital of France is").ids], np.int64)
     logits = source.call({"input_ids": ids, "attention_mask": np.ones_like(ids)})["logits"]
     assert tokenizer.decode([int(logits[0, -1].argmax())]) == " Paris"
+
+
+def test_float64_makes_new_numbers_in_f64_too():
+    """A model that fills scores with the least number of their type: in f64 that is one which f32 cannot hold."""
+    import torch
+
+    from tundish.models.torch_module import module_source
+
+    class Filled(torch.nn.Module):
+        def forward(self, x):
+            return torch.maximum(x, torch.full((), torch.finfo(x.dtype).min))
+
+    source = module_source(Filled(), torch.rand(2, 3, 4))
+    given = {"x": np.ones((1, 2, 4), np.float32)}
+    assert source.float64().call(given)["output"].dtype == np.float64
+    assert torch.get_default_dtype() is torch.float32

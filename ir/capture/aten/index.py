@@ -111,8 +111,10 @@ def _(to: Translator) -> Value:
     return _filled(to, to.args("value")[0])
 
 
-@enters(TABLE, "zeros.default", "zeros_like.default", "new_zeros.default")
+@enters(TABLE, "zeros.default", "zeros_like.default", "new_zeros.default", "empty.memory_format",
+        "empty_like.default", "new_empty.default")  # fmt: skip
 def _(to: Translator) -> Value:
+    """What is empty may hold anything, so 0 too; a model writes to all of it before it reads."""
     return _filled(to, 0)
 
 

@@ -77,7 +77,7 @@ def _(to: Translator) -> Value | Triangle:
         return whole
     first = 0 if start is None else to.dim(start)
     if isinstance(first, int) and first < 0:
-        first = dims.maximum(size + first, 0)
+        first = to.sizes.largest(size + first, 0)
     step = step or 1
     if isinstance(whole, Triangle) and step == 1 and at >= len(shape) - 2:
         return whole.cut(at - len(shape), first, kept)

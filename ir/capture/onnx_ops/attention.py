@@ -11,6 +11,7 @@ from ...diagnostics import CaptureError
 from ...dims import Dim
 from ...dtypes import boolean, i64
 from ...op import get
+from ...ops.checks import same_but
 from ...ops.widen import as_type
 from ..onnx_terms import of_value
 from .table import axis, enters
@@ -221,6 +222,7 @@ def _(to: Importer) -> Value:
     at = axis(to.attr("axis", -2), rank)
     if at == 0 or mode not in ("linear", "circular"):
         raise CaptureError(f"TensorScatter: axis {at}, mode {mode!r}", hint="not the batch; linear or circular")
+    same_but(to.op, at, cache.type, new.type)
     order = (0, at, *(i for i in range(1, rank) if i != at))
     back = tuple(order.index(i) for i in range(rank))
     first = as_type(to, to.value(2), i64) if to.has(2) else to.constant(0, i64)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ... import dims
 from ...diagnostics import CaptureError
-from ...dims import Dim
+from ...dims import Dim, Expr
 from ...dtypes import boolean, f32, from_numpy
 from ..onnx_terms import LARGEST, Term
 from .shape import expanded
@@ -65,14 +65,25 @@ def _(to: Importer) -> Value:
 def _(to: Importer) -> Term | Value:
     """From start up to limit in steps of delta: known numbers, or sizes with a whole delta that is known."""
     terms = [to.term(i) for i in range(3)]
-    if terms[0].dtype.is_float or all(t.plain for t in terms):
+    if all(t.plain for t in terms) or any(t.content is None and t.dtype.is_float for t in terms):
         return _numbers([number(to, i, what) for i, what in enumerate(("start", "limit", "delta"))], terms[0])
-    start, limit, delta = one_size(to, 0, "start"), one_size(to, 1, "limit"), int(number(to, 2, "delta"))
-    if delta == 0:
-        raise CaptureError("Range: delta is 0")
+    start, limit, delta = _end(to, 0, "start"), _end(to, 1, "limit"), _end(to, 2, "delta")
+    if not isinstance(delta, int) or delta == 0:
+        raise CaptureError(f"Range: between sizes, delta is a whole number other than 0, got {delta}")
     span = limit - start if delta > 0 else start - limit
     length = dims.floordiv(span + abs(delta) - 1, abs(delta))
     return to.emit("iota", length=_count(to, length), start=start, step=delta, dtype=terms[0].dtype)
+
+
+def _end(to: Importer, i: int, what: str) -> Dim:
+    """An end of the range as a size, whatever the type that it is held in."""
+    term = to.term(i)
+    if term.content is None or not term.dtype.is_float:
+        return one_size(to, i, what)
+    found = [d if isinstance(d, Expr) else float(d) for d in term.content.flat]
+    if len(found) != 1 or (isinstance(found[0], float) and not found[0].is_integer()):
+        raise CaptureError(f"Range: between sizes, the {what} is one whole number, got {found}")
+    return found[0] if isinstance(found[0], Expr) else int(found[0])
 
 
 def _count(to: Importer, length: Dim) -> Dim:

@@ -125,6 +125,8 @@ def _even(to: Importer, size: Dim, count: int) -> tuple[Dim, ...]:
 def _(to: Importer) -> Value:
     """Negative amounts cut. Amounts and value are inputs since opset 11, axes since 18."""
     x = to.value(0)
+    if to.term(1).content is not None and not to.term(1).plain:
+        return _by_sizes(to, x)
     pads = to.ints(1, "pads")
     axes = [axis(a, x.type.rank) for a in to.ints(3, "axes")] if to.has(3) else list(range(x.type.rank))
     if len(pads) != 2 * len(axes) or len(set(axes)) != len(axes):
@@ -135,6 +137,22 @@ def _(to: Importer) -> Value:
     for at in axes:
         x = sliced(to, x, at, max(0, -before[at]), x.type.shape[at] - max(0, -after[at]), 1)
     return padded(to, x, tuple(max(0, b) for b in before), tuple(max(0, a) for a in after))
+
+
+def _by_sizes(to: Importer, x: Value) -> Value:
+    """Pads that follow from sizes: blocks of the value, put before and behind."""
+    pads = to.dims(1, "pads")
+    axes = [axis(a, x.type.rank) for a in to.ints(3, "axes")] if to.has(3) else list(range(x.type.rank))
+    if len(pads) != 2 * len(axes) or len(set(axes)) != len(axes):
+        raise CaptureError(f"Pad: {len(pads)} amounts for {len(axes)} axes")
+    if to.attr("mode", "constant") != "constant" or not all(dims.at_most(0, p, to.ranges) for p in pads):
+        raise CaptureError(f"Pad: amounts of {list(map(str, pads))} are for mode constant, and not below 0",
+                           hint="narrow the range of the sizes")  # fmt: skip
+    fill = reshaped(to, to.value(2), ()) if to.has(2) else scalar(to, 0, x)
+    for at, before, after in zip(axes, pads, pads[len(axes) :], strict=False):
+        parts = [expanded(to, fill, (*x.type.shape[:at], p, *x.type.shape[at + 1 :])) for p in (before, after)]
+        x = to.emit("concat", parts[0], x, parts[1], axis=at)
+    return x
 
 
 def padded(to: Importer, x: Value, before: tuple[int, ...], after: tuple[int, ...]) -> Value:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...diagnostics import CaptureError
-from ...dtypes import DTYPES
+from ...dtypes import DTYPES, DType
 from ...ops.widen import as_type
 from ...packing import unpack
 from ...tensor import TensorType
 from ..onnx_terms import Term, of_value
+from .contract import TABLE as CONTRACT
 from .contract import product, scaled
+from .conv import TABLE as CONV
 from .norm import TABLE as NORM
 from .quantize import TABLE as QUANTIZE
 from .quantize import integer_product
@@ -146,6 +148,27 @@ def _(to: Importer) -> Value:
     return scaled(to, product(to, a, b), to.attr("alpha", 1.0))
 
 
+@enters(TABLE, _OURS + "FusedGemm")
+def _(to: Importer) -> Value:
+    return _activated(to, CONTRACT["Gemm"](to))
+
+
+@enters(TABLE, _OURS + "FusedConv")
+def _(to: Importer) -> Value:
+    """A convolution, input 3 added, and an activation."""
+    return _activated(to, biased(to, CONV["Conv"](to), 3))
+
+
+_ACTIVATIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh"}
+
+
+def _activated(to: Importer, x: Value) -> Value:
+    name = to.attr("activation", "")
+    if name and name not in _ACTIVATIONS:
+        raise CaptureError(f"{to.op}: the activation {name!r} is not supported", hint=f"{', '.join(_ACTIVATIONS)} are")
+    return to.emit(_ACTIVATIONS[name], x) if name else x
+
+
 def _turned(to: Importer, x: Value) -> Value:
     """The last two axes exchanged."""
     if x.type.rank < 2:
@@ -170,7 +193,7 @@ def _(to: Importer) -> Value:
         zero = _zeros(to, outputs, blocks, bits)
     else:  # around the middle, so that the numbers are signed and need no zero
         numbers = numbers.astype(np.int16) - middle
-    kind = DTYPES[f"{'u' if to.has(3) else 'i'}{bits}"]
+    kind = _holder(bits, signed=not to.has(3))
     name = to.node.input[1]
     parts = [to.weight(name, np.ascontiguousarray(numbers.T).astype(kind.numpy)),
              to.weight(to.node.input[2], np.ascontiguousarray(scale.T))]  # fmt: skip
@@ -199,7 +222,12 @@ def _zeros(to: Importer, outputs: int, blocks: int, bits: int) -> np.ndarray:
     term = to.term(3)
     if term.dtype.is_float:
         return to.content(3, "zero points").reshape(outputs, blocks)
-    return _packed(to, 3, (outputs, blocks), bits).astype(DTYPES[f"u{bits}"].numpy)
+    return _packed(to, 3, (outputs, blocks), bits).astype(_holder(bits, signed=False).numpy)
+
+
+def _holder(bits: int, *, signed: bool) -> DType:
+    """What the numbers are held in: those of two bits in four, which backends have kernels for."""
+    return DTYPES[f"{'i' if signed else 'u'}{max(bits, 4)}"]
 
 
 @enters(TABLE, _OURS + "MatMulIntegerToFloat")

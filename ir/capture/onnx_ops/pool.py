@@ -61,6 +61,8 @@ def _(to: Importer) -> Value:
 def _(to: Importer) -> Value:
     """The p-th root of the sum of the p-th powers of |x|."""
     x, p = to.value(0), to.attr("p", 2)
+    if p < 1:
+        raise CaptureError(f"LpPool: p is 1 or more, got {p}")
     s = spaces.read(to, x, to.attr("kernel_shape"))
     powers = to.emit("pow", to.emit("abs", x), scalar(to, p, x))
     return to.emit("pow", to.emit("sum", _windows(to, powers, s, 0.0), axes=(-1,)), scalar(to, 1 / p, x))

@@ -102,12 +102,12 @@ def beside(to: Importer, i: int) -> Value:
     if not shape:
         raise CaptureError(f"{to.op}: a scalar has one scale", found=str(value.type))
     at, block = axis(to.attr("axis", 1), len(shape)), to.attr("block_size", 0)
-    if block < 0:
-        raise CaptureError(f"{to.op}: block_size is positive, got {block}")
+    if block < 0 or (block and value.type.rank != len(shape)):
+        raise CaptureError(f"{to.op}: blocks of {block} with scales {value.type}", found=f"for {list(map(str, shape))}")
     if block:
         counted = to.emit("iota", length=shape[at], dtype=i64)
         return to.emit("gather", value, to.emit("div", counted, to.constant(block, i64)), axis=at)
-    if value.type.rank != 1 or value.type.shape[0] != shape[at]:
+    if value.type.rank != 1 or not shape or value.type.shape[0] != shape[at]:
         raise CaptureError(f"{to.op}: scales are one, one for each place on axis {at}, or of blocks",
                            found=f"{value.type} for {list(map(str, shape))}")  # fmt: skip
     return to.emit("reshape", value, shape=tuple(d if j == at else 1 for j, d in enumerate(shape)))

@@ -47,7 +47,7 @@ def _along(to: Importer, x: Value, at: int, wanted: Any, sized: bool) -> Value:
         raise CaptureError("Resize: the sizes of the axes that change must be known", found=f"{size} to {wanted}",
                            hint="fix the height and width when exporting")  # fmt: skip
     out = int(wanted) if sized else int(np.floor(size * wanted))
-    if not 0 < size * out <= _LARGEST:
+    if not 0 < size * out <= size * max(size, out) <= _LARGEST:
         raise CaptureError(f"Resize of {size} to {out} is outside what is read")
     matrix = _matrix(to, size, wanted, sized).astype(x.type.dtype.numpy)
     last = x.type.rank - 1
@@ -73,4 +73,8 @@ def _matrix(to: Importer, size: int, wanted: Any, sized: bool) -> np.ndarray:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", max(to.opset, 18))])
-    return np.asarray(ReferenceEvaluator(model).run(None, {"x": np.eye(size, dtype=np.float32), "to": given})[0])
+    try:
+        (made,) = ReferenceEvaluator(model).run(None, {"x": np.eye(size, dtype=np.float32), "to": given})  # type: ignore[index,misc]
+    except (ValueError, RuntimeError) as error:
+        raise CaptureError(f"Resize: {error}") from error
+    return np.asarray(made)

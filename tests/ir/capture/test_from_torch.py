@@ -81,6 +81,14 @@ def test_plain_modules_stay_dynamic_and_equal(kind: type[nn.Module]) -> None:
         lambda x: (x * x.shape[1] + torch.arange(x.shape[1])[None, :, None]) // 3,
         lambda x: F.pad(x, (1, 2), value=0.5).chunk(2, -1)[0] % 2.0,
         lambda x: (x > 0).any(-1, keepdim=True) & ~(x < -1).all(-1, keepdim=True),
+        lambda x: x[:, :, [-2, 0, 3]] * x[..., [1]],
+        lambda x: x[[0, -1, 0], :, [1, 2, 3]] + x[:, 0, [4]].sum(),
+        lambda x: torch.diff(x, dim=1, prepend=x[:, :1] - 1, append=x[:, -1:]),
+        lambda x: F.softplus(30 * x) + F.softplus(x, beta=3) + torch.expm1(x) / torch.expm1(x * 1e-3).abs().clamp(1e-3),
+        lambda x: x + torch.arange(0, 2, 0.25) - torch.arange(0.5, 8.5),
+        lambda x: torch.view_as_real(torch.view_as_complex(x.view(*x.shape[:-1], 4, 2)) * torch.polar(
+            torch.ones(4), 0.1 * torch.arange(4.0))[None, None]).flatten(2),
+        lambda x: (torch.view_as_complex(x.view(*x.shape[:-1], 4, 2))[:, :, 1:].conj() * 2).imag,
         lambda x: x.masked_fill(x.isnan() | (x.abs() > 2), 0.0).select(-1, 3).exp().log1p(),
     ],
 )
@@ -92,6 +100,49 @@ def test_ops_mean_what_torch_means(f) -> None:
     module = Module().eval()
     program = capture(module, {"x": torch.randn(2, 7, 8)}, {"x": AXES})
     close(module, program, {"x": np.random.default_rng(0).standard_normal((3, 5, 8), np.float32)})
+
+
+class Kept(nn.Module):
+    """Writes to a buffer, before or after it reads it."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.register_buffer("last", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.first:
+            self.last.copy_(x.mean((0, 1)))
+            return x + self.last
+        y = x + self.last
+        self.last.copy_(x.mean((0, 1)))
+        return y
+
+
+def test_a_buffer_written_before_it_is_read_is_no_state() -> None:
+    module = Kept(first=True).eval()
+    program = capture(module, {"x": torch.rand(2, 7, 4)}, {"x": AXES})
+    assert len(program.entry.outputs) == 1
+    close(module, program, {"x": np.random.default_rng(0).random((2, 3, 4), np.float32)})
+
+
+def test_a_buffer_that_a_later_call_finds_changed_is_refused() -> None:
+    with pytest.raises(CaptureError, match="keeps a state in its buffer last"):
+        capture(Kept(first=False).eval(), {"x": torch.rand(2, 7, 4)}, {"x": AXES})
+
+
+def test_a_table_sliced_from_its_end_has_the_length_that_the_range_allows() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.arange(16.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.table[max(0, 16 - x.shape[1]) :][None, :, None]
+
+    program = capture(Table().eval(), {"x": torch.rand(2, 7, 4)}, {"x": AXES}, ranges={"seq": Range(1, 16)})
+    close(Table().eval(), program, {"x": np.random.default_rng(0).random((2, 16, 4), np.float32)})
+    close(Table().eval(), program, {"x": np.random.default_rng(0).random((1, 1, 4), np.float32)})
 
 
 def test_tied_weights_are_one() -> None:

@@ -93,7 +93,14 @@ def test_fused_matmul(attrs: dict[str, Any]):
     run("FusedMatMul", {"a": a, "b": b}, **attrs)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid", "Tanh"])
+def test_fused_activations(activation: str):
+    run("FusedGemm", {"a": floats(3, 4), "b": floats(4, 5), "c": floats(5)}, activation=activation)
+    conv = {"x": floats(1, 2, 5, 5), "w": floats(3, 2, 3, 3), "b": floats(3), "z": floats(1, 3, 3, 3)}
+    run("FusedConv", conv, activation=activation)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("zeros", ["none", "packed", "float"])
 @pytest.mark.parametrize("features", [64, 72])
 def test_weights_in_blocks(bits: int, zeros: str, features: int):
@@ -114,7 +121,7 @@ def test_weights_in_blocks(bits: int, zeros: str, features: int):
     proto = run("MatMulNBits", arrays, held=names, tolerance=2e-4, K=features, N=n, bits=bits, block_size=block)
     program = imported(proto)
     assert ops(program)[-2:] == ["dequantize", "linear"]
-    kind = f"{'i' if zeros == 'none' else 'u'}{bits}"
+    kind = f"{'i' if zeros == 'none' else 'u'}{max(bits, 4)}"
     assert str(program.weights["w"].type) == f"{kind}[{features}, {n}]"
 
 
@@ -256,6 +263,13 @@ def test_grouped_queries_of_rows_of_different_lengths(past: int, s: int, lengths
 def test_grouped_queries_with(attrs: dict[str, Any], past: int):
     arrays = grouped(past, 3, [past + 3])
     check(grouped_model(arrays, **attrs), arrays)
+
+
+def test_grouped_queries_with_sinks():
+    arrays = grouped(0, 3, [3]) | {"sink": floats(H)}
+    names = ["q", "k", "v", "", "", "n", "t", "", "", "", "", "sink"]
+    check(model("GroupQueryAttention", names, arrays, ("y", "nk", "nv"), domain=MS, held=("t",), num_heads=H,
+                kv_num_heads=1), arrays)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,39 @@ def test_means_the_same_at_all_sizes(name: str) -> None:
     same(made, arrays)
 
 
+SHAPES = {  # a size on its way through ONNX's tensors -> nodes, inputs, constants, the ops that are left of it
+    "cast": ([("Shape", "x", "d"), ("Cast", "d", "c", {"to": 6}), ("Cast", "c", "e", {"to": 7}),
+              ("Reshape", "x e", "y")], X, {}, []),
+    "cast to a float": ([("Shape", "x", "d"), ("Cast", "d", "c", {"to": 1}), ("Cast", "c", "e", {"to": 7}),
+                         ("Reshape", "x e", "y")], X, {}, []),
+    "split": ([("Shape", "x", "d"), ("Split", "d", "b s n", {"num_outputs": 3}), ("Mul", "b s", "w"),
+               ("Concat", "w n", "e", {"axis": 0}), ("Reshape", "x e", "y")], X, {}, ["reshape"]),
+    "scatter": ([("Shape", "x", "d"), ("ScatterND", "d i u", "e"), ("Reshape", "x e", "y")], X,
+                {"i": np.array([[2]]), "u": ints(-1)}, []),
+    "tile": ([("Shape", "x", "d"), ("Gather", "d one", "s"), ("Tile", "s two", "e"), ("ConstantOfShape", "e", "y")], X,
+             {"one": ints(1), "two": ints(2)}, ["constant", "expand"]),
+    "compare": ([("Shape", "x", "d"), ("Gather", "d one", "s"), ("Less", "s big", "q"), ("Where", "q s zero", "e"),
+                 ("Slice", "x zero e one", "y")], X, {"one": ints(1), "big": ints(1000), "zero": ints(0)}, []),
+    "pads": ([("Shape", "x", "d"), ("Gather", "d one", "s"), ("Sub", "most s", "q"),
+              ("Concat", "three q", "p", {"axis": 0}), ("Pad", "x p", "y")], {"x": "f32[b, s]"}, {"one": ints(1), "most": ints(64), "three": ints(0, 0, 0)},
+             ["constant", "expand", "expand", "concat", "expand", "expand", "concat"]),
+    "range of a float": ([("Shape", "x", "d"), ("Gather", "d one", "s"), ("Cast", "s", "c", {"to": 1}),
+                          ("Range", "zero c step", "y")], X,
+                         {"one": I64(1), "zero": np.float32(0), "step": np.float32(1)}, ["iota"]),
+    "the rest by -1": ([("Shape", "x", "d"), ("Size", "x", "n"), ("Slice", "d zero one", "b"), ("Div", "n b", "w"),
+                        ("Concat", "b w", "e", {"axis": 0}), ("Reshape", "x e", "y")], X,
+                       {"zero": ints(0), "one": ints(1)}, ["reshape"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_sizes_stay_sizes(name: str) -> None:
+    nodes, inputs, constants, left = SHAPES[name]
+    made = model(nodes, inputs, constants)
+    program = same(made, [drawn(made, sizes) for sizes in AT])
+    assert [n.op.name for n in program.entry.nodes] == left
+
+
 def test_a_negative_pad_cuts() -> None:
     program = captured(model([("Pad", "x p", "y")], X, {"p": ints(0, -1, 0, 2, 0, -2)}))
     x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)

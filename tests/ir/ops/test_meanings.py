@@ -297,6 +297,11 @@ ERRORS = [
      "reduce_scatter: axis 1 of f32[b, 6] is no multiple of 4"),
     (case("all_reduce", "f32[b]", axis="tensor", size=2, reduction="xor"),
      "all_reduce: reduction is one of sum, max, min"),
+    (case("scatter_elements", "f32[6]", "i64[2]", "f32[2]", axis=0, reduction="xor"),
+     "scatter_elements: reduction is one of none, add, mul, max, min"),
+    (case("max", "f32[b, 0]", axes=(1,)), "max: axis 1 has no elements"),
+    (case("argmax", "f32[b, 0]", axis=1), "argmax: there is nothing to choose from"),
+    (case("bit_and", "f32[b]", "f32[b]"), "bit_and: each side is one of int, uint"),
 ]  # fmt: skip
 
 
@@ -331,3 +336,18 @@ def test_sizes_that_only_a_run_shows(name: str, arrays: Any, attrs: Any, message
 def test_whole_numbers_are_not_floats():
     assert whole(0, 2)(np.random.default_rng(0), (3,), AT).dtype == np.int64
     assert OPS["add"].infer(typed("f32[b]"), typed("f32[]")).dtype == f32
+
+
+def test_whole_powers_below_zero_are_quotients():
+    a, b = np.array([1, -1, -1, 2, 0, 3]), np.array([-3, -3, -2, -1, -1, 2])
+    assert OPS["pow"].reference(a, b).tolist() == [1, -1, 1, 0, 0, 9]
+
+
+def test_softmax_of_nothing_is_nothing():
+    assert OPS["softmax"].reference(np.zeros((2, 0)), axis=1).shape == (2, 0)
+
+
+def test_what_is_scattered_to_one_place_is_taken_together():
+    x, at, new = np.zeros(3, np.float32), np.array([1, 1, 2]), np.array([2, 3, -1], np.float32)
+    found = {r: OPS["scatter_elements"].reference(x, at, new, axis=0, reduction=r).tolist() for r in ("add", "max")}
+    assert found == {"add": [0, 5, -1], "max": [0, 3, 0]}
