@@ -322,7 +322,11 @@ def doctor() -> list[dict[str, Any]]:
 
 def explain(bundle: Bundle) -> list[dict[str, Any]]:
     """What each pass did and declined when this bundle was compiled."""
-    return list(json.loads((bundle.path / NOTES).read_text()))
+    try:
+        rows = json.loads((bundle.path / NOTES).read_text(encoding="utf-8"))
+        return [{key: row[key] for key in ("pass", "what", "where", "times")} for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise LoadError(f"{NOTES} of {bundle.path.name} is broken", found=str(error)[:200]) from error
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def compile(
     with api.stages(as_json) as progress:
         bundle = api.compile(
             model, output, target=target, backend=backend, task=task, batch=batch, seq=seq, precision=precision,
-            packed=packed, fixed=_assignments(fix or [], "--fix"), print_after=print_after, verified=verify, progress=progress,
+            packed=packed, fixed=_assignments(fix or [], "--fix"), print_after=print_after, verified=verify,
+            progress=progress,
         )  # fmt: skip
     passes = api.explain(bundle) if explain else None
     if as_json:

@@ -248,9 +248,8 @@ def _check_model_type(config: Mapping[str, Any]) -> None:
 
 def _pad_side(path: Path) -> str:
     try:
-        config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-        side = config.get("padding_side", "right")
-    except (OSError, ValueError, AttributeError):
+        side = read_json(path / "tokenizer_config.json").get("padding_side", "right")
+    except (ModelError, AttributeError):
         return "right"
     return side if side in ("left", "right") else "right"
 

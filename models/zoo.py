@@ -133,7 +133,7 @@ ZOO: dict[str, Entry | Plain] = {
         "two rotary bases, local and global; for tests",
     ),
     "vit-tiny": Entry("vit", "ViTForImageClassification", _VIT_TINY, 32_778, "images of 32 x 32; for tests"),
-    "t5-tiny": Entry("t5", "T5ForConditionalGeneration", _T5_TINY, 66_336, "3 + 3 layers, relative positions; for tests"),
+    "t5-tiny": Entry("t5", "T5ForConditionalGeneration", _T5_TINY, 66_336, "3 + 3 layers, relative bias; for tests"),
     "bart-tiny": Entry("bart", "BartForConditionalGeneration", _BART_TINY, 72_576, "3 + 3 layers, H 32; for tests"),
     "transformer-tiny": Plain("Transformer", _TRANSFORMER_TINY, 68_352, "3 + 3 layers, H 32; for tests"),
     "transformer-base": Plain("Transformer", _TRANSFORMER_BASE, 63_084_544, "Vaswani et al. 2017: 6 + 6 layers, H 512"),

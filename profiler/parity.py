@@ -235,7 +235,7 @@ def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.nd
     """Adds one case to an output's error; the case's own row."""
     whole, lead = answer, answer.shape[:2]
     if error.name in case.rows:
-        answer = answer.reshape(-1, *answer.shape[2:])[case.rows[error.name]]
+        answer = _rows(answer, case.rows[error.name], error.name)
     if answer.shape != expected.shape:
         raise RunError(
             f"output {error.name!r} has another shape than the original's",
@@ -258,6 +258,14 @@ def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.nd
         "case": case.name, "output": error.name, "max_abs_error": difference, "tolerance": tolerance,
         "noise": case.noise.get(error.name), "max_abs_error_at_tokens": _at_tokens(case, error.name, lead, got - want),
     }  # fmt: skip
+
+
+def _rows(answer: np.ndarray, rows: np.ndarray, name: str) -> np.ndarray:
+    """Those of an output's batch·seq rows. Raises: LoadError on rows that it does not have."""
+    flat = answer.reshape(-1, *answer.shape[2:]) if answer.ndim >= 2 else answer
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows.size and not 0 <= rows.min() <= rows.max() < len(flat)):
+        raise LoadError(f"the stored cases ask for rows that output {name!r} does not have")
+    return np.asarray(flat[rows])
 
 
 def _at_finite(array: np.ndarray, original: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ class OnnxRuntime:
             for i, variant in enumerate(variants):
                 model = emit(plan.program, variant.function)
                 spans = {key: (weights.name, *stored.span(key)) for key in model.weights}
-                text = proto(model, external(model, spans)).SerializeToString(deterministic=True)
+                text = proto(model, external(model, spans, stored.__getitem__)).SerializeToString(deterministic=True)
                 file = f"{entry}.{i}.onnx" if i else f"{entry}.onnx"
                 (out / file).write_bytes(text)
                 guard = variant.guard

@@ -48,7 +48,8 @@ def export_onnx(
         data = out.with_name(out.name + ".data")
         spans: dict[str, tuple[str, int, int]] = {}
         _replace(data, lambda file: spans.update(_write_data(model, plan, file, data.name)))
-        text = proto(model, external(model, spans)).SerializeToString(deterministic=True)
+        tensors = external(model, spans, lambda key: materialize(plan.program.weights[key]))
+        text = proto(model, tensors).SerializeToString(deterministic=True)
         _replace(out, lambda file: file.write(text))
         return _row(model, portable, [out, data])
 

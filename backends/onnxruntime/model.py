@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,22 +114,32 @@ def proto(model: Model, weights: Iterable[onnx.TensorProto] = ()) -> onnx.ModelP
     )  # fmt: skip
 
 
-def external(model: Model, spans: Mapping[str, tuple[str, int, int]]) -> list[onnx.TensorProto]:
-    """Initializers whose bytes lie in a file: table name -> (file, offset, length in bytes)."""
+def external(
+    model: Model, spans: Mapping[str, tuple[str, int, int]], read: Callable[[str], np.ndarray]
+) -> list[onnx.TensorProto]:
+    """Initializers whose bytes lie in a file: table name -> (file, offset, length in bytes).
+
+    read: gives a weight's numbers. A few whole ones, such as an index, are put in as they are, and so is nothing at
+    all: ONNX Runtime reads them when it opens a model, and cannot do so in a file.
+    """
     import onnx
 
     tensors = []
     for key, name in model.weights.items():
+        if 0 in model.types[key].shape or _may_be_read(model.types[key]):
+            tensors.append(_inline(name, read(key)))
+            continue
         tensor = tensor_header(name, model.types[key])
         tensor.data_location = onnx.TensorProto.EXTERNAL
         file, offset, length = spans[key]
-        if not length:  # ONNX Runtime cannot read nothing out of a file
-            tensors.append(tensor_header(name, model.types[key]))
-            continue
         for k, v in (("location", file), ("offset", str(offset)), ("length", str(length))):
             tensor.external_data.add(key=k, value=v)
         tensors.append(tensor)
     return tensors
+
+
+def _may_be_read(type: TensorType) -> bool:
+    return type.dtype.is_int and type.dtype.bits >= 32 and isinstance(type.elements, int) and type.elements <= 64
 
 
 def tensor_header(name: str, type: TensorType) -> onnx.TensorProto:

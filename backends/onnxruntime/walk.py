@@ -10,7 +10,7 @@ from ...ir.dtypes import DType, f32
 from ...ir.graph import Graph, Node, Program, Value, callee
 from ...ir.op import Attrs
 from ...ir.walk import resolve
-from ...ir.weights import Held, Recipe, Weight, leaves, materialize
+from ...ir.weights import Recipe
 from ..weight_out import derived_weights
 from .emit import Emit
 from .kernels import ABSENT, NATIVE
@@ -54,8 +54,6 @@ class Walk:
     def _weight(self, node: Node) -> list[str]:
         name = node.attrs["name"]
         base = self._derived.get(name)
-        if _may_be_read(self.program.weights[name]):
-            return [self.to.array(materialize(self.program.weights[name]), name)]
         if base is None:
             return [self._initializer(name)]
         source = self.program.weights[name].source
@@ -160,10 +158,3 @@ class Walk:
             self.to.cast(name, narrow) if old.type.dtype == narrow else name
             for name, old in zip(names, node.outputs, strict=True)
         ]
-
-
-def _may_be_read(weight: Weight) -> bool:
-    """A few whole numbers, such as an index: ONNX Runtime reads them when it opens a model, but not from a file."""
-    few = isinstance(weight.type.elements, int) and weight.type.elements <= 64
-    return few and weight.type.dtype.is_int and all(not isinstance(w.source, Held) or w.source.array is not None
-                                                    for w in leaves(weight))  # fmt: skip

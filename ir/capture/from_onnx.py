@@ -385,7 +385,7 @@ class Importer:
     def _called(self, function: Any, attrs: Mapping[str, Any]) -> list[Term | None] | None:
         """A model-local function's or a function body's outputs, its nodes taken in."""
         before, opsets, lost = self.scope, self.opsets, self._lost
-        given = [self.scope[n] if n else None for n in self.node.input]
+        given = [self.lookup(n) if n else None for n in self.node.input]
         self.scope = {n: t for n, t in zip(function.input, given, strict=False) if t is not None}
         self.opsets = {**opsets, **{o.domain: o.version for o in function.opset_import}}
         self._lost = set()
@@ -426,16 +426,17 @@ class Importer:
         )
 
     def _malformed(self, error: Exception) -> Exception:
-        """The file's fault where ONNX's own checker finds one in the node, else ours: the error itself."""
-        from onnx import checker
+        """The file's fault where ONNX's own checker finds one in the node or in types, else ours: the error itself."""
+        from onnx import checker, shape_inference
 
         context = checker.DEFAULT_CONTEXT
         context.opset_imports = dict(self.opsets)
         context.ir_version = self.model.ir_version or 3
         try:
             checker.check_node(self.node, context)
-        except checker.ValidationError as found:
-            first = str(found).strip().splitlines()[0]
+            shape_inference.infer_shapes(self.model, check_type=True, strict_mode=True)
+        except (checker.ValidationError, shape_inference.InferenceError, UnicodeDecodeError) as found:
+            first = str(found).strip().splitlines()[0][:200]
             return CaptureError(f"{self.op} is malformed: {first}", where=self._place)
         return error
 

@@ -253,10 +253,11 @@ def passes_alone(name: str) -> bool:
 
 
 def compare(case: Any, got: Arrays) -> None:
-    """Number, element type and shape of the outputs, and their elements at the case's own tolerance."""
+    """Names, element types and shapes of the outputs, and their elements at the case's own tolerance."""
     meant = [array(a) for a in case.data_sets[0][1]]
-    if len(got) != len(meant):
-        raise AssertionError(Wrong(f"{len(got)} outputs, not {len(meant)}"))
+    names = [o.name for o in case.model.graph.output]
+    if list(got) != names or len(got) != len(meant):
+        raise AssertionError(Wrong(f"the outputs are {', '.join(got)}, not {', '.join(names)}"))
     for (name, have), want in zip(got.items(), meant, strict=True):
         if have.dtype != want.dtype or have.shape != want.shape:
             raise AssertionError(Wrong(f"{name} is {have.dtype}{list(have.shape)}, not {want.dtype}{list(want.shape)}"))

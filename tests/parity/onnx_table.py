@@ -14,7 +14,7 @@ ONNX's own node cases (`onnx.backend.test.loader.load_model_tests(kind="node")`,
 numpy evaluation, and where it imports through the ONNX Runtime backend (compiled, onnxruntime {ort}). Made by
 `make onnx-table`.
 
-- **passed**: number, names, element types and shapes of the outputs agree, and each element at the case's own tolerance
+- **passed**: names, element types and shapes of the outputs agree, and each element at the case's own tolerance
   (whole numbers are equal; bf16 and f16 may be two units off, as bf16 may in onnx's own runner).
 - **fixed**: passed too, but a shape follows from the values of some input, so these were given on import (as
   `--fix NAME=VALUES` does). A program has shapes that follow from input shapes.
