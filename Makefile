@@ -13,13 +13,14 @@ FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler --ignore tes
 	--ignore tests/ir/test_fold_models.py --ignore tests/compiler/test_captured.py
 PYTEST_ARGS ?=
 
-.PHONY: help install demo test test-slow check format bench onnx-table clean distclean
+.PHONY: help install demo test test-slow check format fuzz bench onnx-table clean distclean
 
 help:
 	@echo "make demo       install, compile two models with real weights, verify and use them"
 	@echo "make test       install what tests need, run them (under 10 minutes on 2 cores)"
 	@echo "make test-slow  the tests left out of that: full-size models, a GPU where there is one"
 	@echo "make check      ruff, mypy and the fast tests, under a minute"
+	@echo "make fuzz       hostile input made at random: MINUTES=30, SEED=0, TARGET=bundle,onnx (all when not given)"
 	@echo "make bench      time our bundles against their peers, write docs/benchmarks.md"
 	@echo "make onnx-table run ONNX's own node cases, write docs/onnx.md"
 	@echo "make clean      remove what these commands made, but the installation (make distclean)"
@@ -65,6 +66,13 @@ check: $(DEV) build/link/tundish
 format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What is found is kept in build/fuzz; tests/fuzz/__init__.py says what counts as a finding.
+MINUTES ?= 5
+SEED ?= 0
+TARGET ?=
+fuzz: $(DEV)
+	PYTHONPATH=tests $(BIN)/python -P -m fuzz --minutes $(MINUTES) --seed $(SEED) --target "$(TARGET)"
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tundish bench --write docs/benchmarks.md

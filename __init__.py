@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .api import (
         Bundle,
         Program,
+        TundishError,
         account,
         bench,
         capture,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Bundle",
     "Program",
+    "TundishError",
     "account",
     "bench",
     "capture",

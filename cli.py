@@ -441,7 +441,7 @@ def _failed(error: Exception, arguments: list[str]) -> int:
         _say("tundish: there is not enough memory")
         return 2
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-        _say(f"tundish: {error.strerror}{f': {error.filename}' if error.filename else ''}")
+        _say(f"tundish: {error.strerror}{f': {str(error.filename)[:200]}' if error.filename else ''}")
         return 2
     first = str(error).strip().partition("\n")[0]
     _say(f"tundish: a fault of ours: {type(error).__name__}: {first}")
@@ -452,10 +452,10 @@ def _failed(error: Exception, arguments: list[str]) -> int:
     return 70
 
 
-# What a machine may refuse to any program: a full disk, no permission, too many open files.
+# What a machine may refuse to any program: a full disk, no permission, too many open files, a name that is too long.
 _OF_THE_MACHINE = frozenset({
-    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EPERM,
-    errno.EROFS,
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOMEM,
+    errno.ENOSPC, errno.EPERM, errno.EROFS,
 })  # fmt: skip
 
 

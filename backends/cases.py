@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from ..ir.diagnostics import LoadError
@@ -65,23 +66,39 @@ def write_cases(folder: Path, cases: Cases) -> None:
     (folder / INDEX).write_text(text + "\n")
 
 
+class _Row(msgspec.Struct):
+    """One case in cases.json: the names of its arrays."""
+
+    name: str
+    entry: str
+    inputs: list[str]
+    outputs: list[str]
+    rows: list[str]
+    noise: dict[str, float]
+    not_finite: list[str] = []
+
+
+class _Index(msgspec.Struct):
+    origin: str
+    cases: list[_Row]
+
+
 def read_cases(folder: Path) -> Cases:
     """The cases of an opened bundle; none gives an empty set. Raises: LoadError."""
     if not (folder / INDEX).is_file():
         return Cases("", ())
     try:
-        index = json.loads((folder / INDEX).read_text())
-        arrays = open_safetensors(folder / ARRAYS)
-        cases = tuple(
-            Case(
-                c["name"], c["entry"],
-                {n: arrays[f"{i}/in/{n}"] for n in c["inputs"]},
-                {n: arrays[f"{i}/out/{n}"] for n in c["outputs"]},
-                {n: arrays[f"{i}/rows/{n}"] for n in c["rows"]},
-                c["noise"], tuple(c.get("not_finite", ())),
-            )
-            for i, c in enumerate(index["cases"])
-        )  # fmt: skip
-        return Cases(index["origin"], cases)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LoadError(f"{INDEX} is broken: {error}") from error
+        index = msgspec.convert(json.loads((folder / INDEX).read_text(encoding="utf-8")), _Index)
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{INDEX} is broken", found=str(error)[:200]) from error
+    arrays = open_safetensors(folder / ARRAYS)
+
+    def held(i: int, side: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+        return {name: arrays[f"{i}/{side}/{name}"] for name in names}
+
+    cases = tuple(
+        Case(c.name, c.entry, held(i, "in", c.inputs), held(i, "out", c.outputs), held(i, "rows", c.rows), c.noise,
+             tuple(c.not_finite))
+        for i, c in enumerate(index.cases)
+    )  # fmt: skip
+    return Cases(index.origin, cases)

@@ -79,6 +79,10 @@ def materialize(weight: Weight, folder: Path | None = None) -> np.ndarray:
     if isinstance(source, Stored):
         path = (folder / source.file) if folder else Path(source.file)
         data = open_safetensors(path)[source.key]
+        kind = in_file(weight.type)
+        if data.shape != kind.shape or data.dtype != kind.dtype.numpy:
+            raise LoadError(f"{path.name} holds {source.key!r} in another form than the program says",
+                            found=f"{data.dtype}{list(data.shape)}, not {kind}")  # fmt: skip
         return unpack(data, weight.type) if is_packed(weight.type) else data
     if isinstance(source, Read):
         return source.read()

@@ -194,14 +194,14 @@ def _mask(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, dra
 
 def _ids(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, draw: str) -> np.ndarray:
     """As a tokenizer pads them: some models find the end of a text by its padding."""
-    ids = _ended(spec, shape.real, _data(spec, shape, seq, rng, draw))
+    ids = ended(spec, shape.real, _data(spec, shape, seq, rng, draw))
     if spec.pad is None or shape.real.all() or ids.shape != shape.real.shape:
         return ids
     other = spec.pad + 1 if spec.pad < spec.high else spec.low
     return np.where(shape.real, np.where(ids == spec.pad, other, ids), spec.pad).astype(ids.dtype)
 
 
-def _ended(spec: InputSpec, real: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def ended(spec: InputSpec, real: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """With the end at the last real position of each row, and nowhere else."""
     if spec.end is None or ids.shape != real.shape:
         return ids

@@ -104,7 +104,7 @@ def few_modules(most: int, origin: Path) -> Iterator[None]:
             raise ModelError(f"{origin} has too few tensors for its config", found=f"it asks for over {most:,} modules")
         before(module, *args, **kwargs)
 
-    nn.Module.__init__ = counted  # type: ignore[method-assign]
+    nn.Module.__init__ = counted  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -137,9 +136,9 @@ def weight_files(path: Path) -> list[Path]:
         if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
             raise ModelError(f"{index} is no index of weight files", hint="fetch the folder again")
         names = sorted(set(places.values()))
-        odd = [n for n in names if Path(n).name != n]
+        odd = [n[:80] for n in names if Path(n).name != n or len(n.encode(errors="replace")) > 255]
         if odd:
-            raise ModelError(f"{index.name} names files outside {path}", found=", ".join(odd))
+            raise ModelError(f"{index.name} names files that cannot lie in {path}", found=", ".join(odd))
         files = [path / n for n in names]
         lost = [f.name for f in files if not f.is_file()]
         if lost:

@@ -25,6 +25,7 @@ def load(path: Path, within: Path | None = None) -> tuple[Any, Arrays]:
     model = _parsed(path)
     root = Path(os.path.realpath(within or path.parent))
     reader = _Reader(Path(os.path.realpath(path.parent)) if within is None else path.parent, root, path.name)
+    _check_texts(model, path)
     for tensor in tensors(model):
         reader.check(tensor)
     return model, reader.array
@@ -64,6 +65,23 @@ def tensors(model: Any) -> Iterator[Any]:
             yield from attribute.tensors
             todo += [attribute.g] if attribute.HasField("g") else []
             todo += attribute.graphs
+
+
+def _check_texts(model: Any, path: Path) -> None:
+    """Raises: ModelError for a name that is no text: protobuf hands those out as bytes."""
+    todo: list[Any] = [model]
+    while todo:
+        message = todo.pop()
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in _all(value)):
+                raise ModelError(f"{path} is not an ONNX file, or a broken one", found=f"{field.name} is no text")
+            if field.type == field.TYPE_MESSAGE:
+                todo += _all(value)
+
+
+def _all(value: Any) -> list[Any]:
+    """The members of a repeated field, or the one value of another."""
+    return [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else list(value)
 
 
 class _Reader:

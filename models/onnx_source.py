@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ class _Namer:
             made_up = _MADE_UP.fullmatch(theirs) is not None
             name = next((ours for ours, names in _SIZES.items() if theirs.lower() in names), None)
             name = name or re.sub(r"\W", "_", at if made_up else theirs).strip("_") or "size"
-            name = f"size_{name}" if name[0].isdigit() else name
+            name = f"size_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
             while name in self.known.values() and not (made_up and name in _SIZES):
                 name = f"{name}_"
             self.known[key] = name

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .cases import Case, Span
+from .cases import Case, Span, ended
 from .source import DTYPES, Source
 
 TEXTS = (
@@ -49,4 +49,5 @@ def _padded(source: Source, rows: list[list[int]], longest: int, side: str) -> d
         ids[i, at], real[i, at] = row, 1
     places = np.broadcast_to(np.arange(longest), ids.shape)
     by_role = {"ids": ids, "mask": real, "data": np.zeros_like(ids), "positions": places}
-    return {s.name: by_role[s.role].astype(DTYPES[s.dtype]) for s in source.inputs}
+    drawn = {s.name: by_role[s.role].astype(DTYPES[s.dtype]) for s in source.inputs}
+    return {s.name: ended(s, real != 0, drawn[s.name]) for s in source.inputs}

@@ -28,7 +28,8 @@ def module_source(
 
     examples: a tensor, a tuple of tensors in forward's order, or tensors by forward's names.
     dims:     which sizes vary, by input: `{"x": ("batch", "seq", 64)}`. By default axis 0 is `batch`, and axis 1 is
-              `seq` in integer and bool tensors and in those of rank 3; a second length gets its own name.
+              `seq` in integer and bool tensors and in those of rank 3; a second length gets its own name. Both
+              axes of a square are the length that they are as long as (a mask of which position sees which).
     Raises: ModelError.
     """
     _check_module(module)
@@ -41,7 +42,8 @@ def module_source(
         raise ModelError(f"dims are given for unknown inputs {', '.join(unknown)}",
                          hint=f"the inputs are {', '.join(given)}")  # fmt: skip
     lengths: dict[int, str] = {}
-    specs = tuple(_spec(n, a, wanted.get(n), lengths) for n, a in given.items())
+    rows = next((a.shape[0] for a in given.values() if a.ndim), 0)
+    specs = tuple(_spec(n, a, wanted.get(n), lengths, rows) for n, a in given.items())
     source = Source(
         name=name or type(module).__name__, kind="torch", module=module, inputs=specs, by_position=by_position,
     )  # fmt: skip
@@ -128,10 +130,10 @@ def _array(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def _spec(name: str, array: np.ndarray, dims: Dims | None, lengths: dict[int, str]) -> InputSpec:
+def _spec(name: str, array: np.ndarray, dims: Dims | None, lengths: dict[int, str], rows: int) -> InputSpec:
     if dims is not None and len(dims) != array.ndim:
         raise ModelError(f"dims of {name!r} are {len(dims)}, its example has {array.ndim} axes")
-    chosen = tuple(dims) if dims is not None else _default_dims(name, array, lengths)
+    chosen = tuple(dims) if dims is not None else _default_dims(name, array, lengths, rows)
     for size, dim in zip(array.shape, chosen, strict=True):
         if isinstance(dim, int) and dim != size:
             raise ModelError(f"dims of {name!r} say {dim} where its example has {size}")
@@ -151,12 +153,16 @@ def _is_mask(name: str, array: np.ndarray, dims: tuple[int | str, ...]) -> bool:
     """Whether an input [batch, length] says which tokens are real: by its name, or because its example is constant."""
     if array.dtype.kind not in "biu" or len(dims) != 2 or not all(isinstance(d, str) for d in dims):
         return False
+    if dims[0] == dims[1]:  # which position sees which
+        return False
     constant = array.size > 0 and int(array.min()) == int(array.max()) in (0, 1)
     return any(word in name for word in ("mask", "pad")) or (array.dtype.kind == "b" and constant)
 
 
-def _default_dims(name: str, array: np.ndarray, lengths: dict[int, str]) -> tuple[int | str, ...]:
+def _default_dims(name: str, array: np.ndarray, lengths: dict[int, str], rows: int) -> tuple[int | str, ...]:
     dims: list[int | str] = list(array.shape)
+    if array.ndim == 2 and array.shape[0] == array.shape[1] != rows and array.shape[0] in lengths:
+        return (lengths[array.shape[0]],) * 2
     if array.ndim >= 1:
         dims[0] = "batch"
     if array.ndim >= 2 and (array.dtype.kind in "biu" or array.ndim == 3):

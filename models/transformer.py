@@ -7,6 +7,7 @@ Legend: b batch, s source length, t target length, d features.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,8 @@ class Transformer(nn.Module):
         return {"logits": nn.functional.linear(out_btd, self.embed.weight)}
 
     def _embedded(self, ids: Tensor) -> Tensor:
-        return self.embed(ids) * self.scale + self.positions[: ids.shape[1]]
+        positions: Any = self.positions
+        return self.embed(ids) * self.scale + positions[: ids.shape[1]]
 
 
 def sinusoids(positions: int, d_model: int) -> Tensor:

@@ -162,7 +162,10 @@ MODELS = [
     _model("an index of nothing", lambda at: _index(at, "{}"), "is no index of weight files"),
     _model("an index that is cut", lambda at: _index(at, "{"), "model.safetensors.index.json is not JSON"),
     _model("an index that leaves the folder", lambda at: _index(at, '{"weight_map": {"w": "../w.safetensors"}}'),
-           "names files outside model", "../w.safetensors"),
+           "names files that cannot lie in model", "../w.safetensors"),
+    _model("an index of endless names", lambda at: _index(at, json.dumps({"weight_map": {"w": "w" * 300}})),
+           "names files that cannot lie in model"),
+    _model("an endless name", lambda at: "a" * 5000, "File name too long: aaa"),
     _model("an index of lost files", lambda at: _index(at, '{"weight_map": {"w": "w.safetensors"}}'),
            "lacks weight files", "w.safetensors", "fetch the folder again"),
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from ...ir import ops  # noqa: F401  (fills OPS)
 from ...ir.diagnostics import LoadError
 from ...ir.dtypes import DTYPES
 from ...ir.evaluate import Evaluator
+from ...ir.graph import Graph
 from ...ir.op import OPS
 from ..base import Built, Runner
 from ..options import ReferenceOptions, typed
@@ -61,6 +62,9 @@ class ReferenceRunner:
         unknown = {v.function for variants in self._entries.values() for v in variants} - set(program.functions)
         if unknown:
             raise LoadError(f"{FILE} has no function {sorted(unknown)[0]!r}")
+        for entry, variants in self._entries.items():
+            for variant in variants:
+                _check_names(entry, built, program.functions[variant.function])
         self._evaluator = Evaluator(program, folder=built.weights.parent)
 
     def run(
@@ -75,3 +79,11 @@ class ReferenceRunner:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _check_names(entry: str, built: Built, graph: Graph) -> None:
+    """Raises: LoadError where the manifest calls an entry's inputs or outputs otherwise than the program does."""
+    signature = known_entry(entry, built.entries)
+    said = {s.name for s in signature.inputs}, {s.name for s in signature.outputs}
+    if said != ({v.name for v in graph.inputs}, set(graph.output_names)):
+        raise LoadError(f"the manifest and {FILE} differ on the inputs or outputs of {entry!r}")

@@ -38,24 +38,6 @@ def merged_heads(b: Any, m: Match) -> Value:
     return b.emit("attention", m.q, m.k, m.v, m.mask, b.emit("add", *parts), m.sinks, **m.root.attrs)
 
 
-def _expanded(m: Match) -> str | None:
-    bias, x = m.root.inputs[4], m.x.type.shape
-    assert bias is not None
-    return None if len(x) == 4 and bias.type.rank == 4 else "the bias has no heads"
-
-
-@rule(
-    lambda p, q, k, v, mask, x, late, sinks: p.attention(
-        q, k, v, p.maybe(mask), p.either(p.expand(x), p.add(p.expand(x), late)), p.maybe(sinks)
-    ),
-    when=_expanded,
-)
-def expanded_bias(b: Any, m: Match) -> Value:
-    """a bias need not be repeated for every head"""
-    bias = m.x if m.late is None else b.emit("add", m.x, m.late)
-    return b.emit("attention", m.q, m.k, m.v, m.mask, bias, m.sinks, **m.root.attrs)
-
-
 @rule(
     lambda p, q, k, v, mask, allowed, blocked, number_, rest, sinks: p.attention(
         q, k, v, p.maybe(mask), p.add(_either_way(p, allowed, blocked, number_), rest), p.maybe(sinks)
@@ -65,8 +47,8 @@ def expanded_bias(b: Any, m: Match) -> Value:
 def boolean_part(b: Any, m: Match) -> Value:
     """the part of a bias that is 0 and -inf is a mask"""
     (total,) = (n for n in m.nodes if n.op.name == "add")
-    (choice,) = (v for v in total.inputs if v is not m.rest)
+    (choice,) = (v for v in total.inputs if v is not None and v is not m.rest)
     return with_mask(b, m, choice, m.rest)
 
 
-BIAS_RULES: tuple[Rule, ...] = (boolean_part, merged_heads, expanded_bias)
+BIAS_RULES: tuple[Rule, ...] = (boolean_part, merged_heads)

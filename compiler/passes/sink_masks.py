@@ -60,7 +60,8 @@ def _drawn(caller: Graph, body: Graph, calls: Sequence[Node]) -> Drawn:
 
 def _drawing_of(value: Value, made_by: Mapping[Value, Node]) -> tuple[Node, ...]:
     """The nodes that draw a value, in order; none where they are too many."""
-    wanted, nodes = [value], set()
+    wanted = [value]
+    nodes: set[Node] = set()
     while wanted and len(nodes) <= MOST_NODES:
         node = made_by.get(wanted.pop())
         if node is not None and node not in nodes and node.op.name in WORDS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,30 +13,21 @@ from ..build import Builder
 from ..canonical import canonical
 from ..diagnostics import CaptureError, GraphError, RunError, Where
 from ..dims import Dim, Range
-from ..dtypes import DType, from_numpy, i64
 from ..evaluate import Evaluator
-from ..graph import Node, Program, Value
-from ..op import Attrs, get
+from ..graph import Program, Value
 from ..tensor import TensorType
-from ..weights import Held, Weight
 from .onnx_functions import Body, defaults, definition, unchanged
 from .onnx_moves import moved
 from .onnx_ops import ONNX
+from .onnx_reader import Arrays, Reader, Unsettled
 from .onnx_terms import Term, of_value, settle
 from .onnx_types import STANDARD, attribute, dtype
 
 Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size
-Arrays = Callable[[Any], np.ndarray]  # a TensorProto's elements
 OLDEST = 11  # of an older opset only ops that have not changed since
 _FOLDED = 1 << 20  # elements; what would be larger is computed at run time
 _DEPTH = 32  # functions and branches within each other
 _MOST = 200_000  # nodes within functions and branches, each counted every time it is taken in
-
-
-class Unsettled(CaptureError):
-    """A shape depends on the values of an input; `inputs` names those that would settle it if they were fixed."""
-
-    inputs: tuple[str, ...] = ()
 
 
 def capture(
@@ -64,142 +55,21 @@ class _Lost(Exception):
     """A body's output follows from an op that has no counterpart."""
 
 
-class Importer:
-    """Walks a model once. The functions of the table get this object as `to`.
-
-    op, opset: the op type at hand and its domain's version.
-    """
+class Importer(Reader):
+    """Walks a model once. The functions of the table get this object as `to`."""
 
     def __init__(
         self, model: Any, axes: Axes, arrays: Arrays, fixed: Mapping[str, np.ndarray], ranges: Mapping[str, Range],
         name: str,
     ) -> None:  # fmt: skip
-        self.model, self.axes, self.arrays, self.fixed, self.name = model, axes, arrays, fixed, name
+        super().__init__(arrays, name)
+        self.model, self.axes, self.fixed, self.name = model, axes, fixed, name
         self.ranges = dict(ranges)
-        self.builder = Builder()
-        self.weights: dict[str, Weight] = {}
         self.problems: dict[str, tuple[Where, int]] = {}
         self.functions = {(f.domain, f.name): f for f in model.functions}
         self.opsets = {o.domain: o.version for o in model.opset_import}
-        self.scope: dict[str, Term] = {}
-        self.node: Any = None
-        self.op, self.opset = "", 0
-        self._weight_nodes: dict[str, Node] = {}
-        self._place = Where(name)
-        self._attrs: dict[str, Any] = {}
-        self._scratch: dict[int, tuple[Value, np.ndarray]] | None = None
         self._depth = self._taken_in = 0
         self._lost: set[str] = set()  # what follows from an op that has no counterpart
-
-    # -- what the table's functions use -----------------------------------------------------------
-
-    def emit(self, op: str, *inputs: Value | None, **attrs: Any) -> Value:
-        return self.builder.emit(op, *inputs, **attrs)
-
-    def emit_many(self, op: str, *inputs: Value | None, **attrs: Any) -> tuple[Value, ...]:
-        return self.builder.emit_node(op, inputs, attrs).outputs
-
-    def constant(self, value: float | int | bool, dtype: DType) -> Value:
-        """A scalar."""
-        return self.builder.constant(value, dtype)
-
-    def has(self, i: int) -> bool:
-        """Whether the node is given input i."""
-        return i < len(self.node.input) and bool(self.node.input[i])
-
-    @property
-    def count(self) -> int:
-        return len(self.node.input)
-
-    @property
-    def wanted(self) -> int:
-        """How many outputs the node names, up to the last one that is used."""
-        return max((i + 1 for i, name in enumerate(self.node.output) if name), default=0)
-
-    def wants(self, i: int) -> bool:
-        """Whether output i is used by name."""
-        return i < len(self.node.output) and bool(self.node.output[i])
-
-    def term(self, i: int) -> Term:
-        """Input i as it was read."""
-        if not self.has(i):
-            raise CaptureError(f"{self.op} lacks its input {i}")
-        return self.lookup(self.node.input[i])
-
-    def lookup(self, name: str) -> Term:
-        if name not in self.scope:
-            raise CaptureError(f"{self.op} reads {name!r}, which nothing before it makes")
-        return self.scope[name]
-
-    def value(self, i: int, dtype: DType | None = None) -> Value:
-        """Input i as a Value, cast to `dtype` where given."""
-        value = self.valued(self.term(i))
-        return value if dtype in (None, value.type.dtype) else self.emit("cast", value, dtype=dtype)
-
-    def optional(self, i: int) -> Value | None:
-        return self.value(i) if self.has(i) else None
-
-    def content(self, i: int, what: str) -> np.ndarray:
-        """The numbers of input i, which must be known now. Raises: Unsettled."""
-        term = self.term(i)
-        if term.content is None or not term.plain:
-            raise self.unsettled(term, what)
-        return term.content
-
-    def dims(self, i: int, what: str) -> tuple[Dim, ...]:
-        """The elements of input i as sizes, symbols among them. Raises: Unsettled."""
-        term = self.term(i)
-        if term.content is None:
-            raise self.unsettled(term, what)
-        if not term.dtype.is_int:
-            raise CaptureError(f"{self.op}: the {what} is {term.dtype}, not a number of elements")
-        return tuple(int(v) if isinstance(v, (int, np.integer)) else v for v in term.content.flat)
-
-    def ints(self, i: int, what: str) -> tuple[int, ...]:
-        """The elements of input i as plain ints. Raises: Unsettled; CaptureError where they are no whole numbers."""
-        if not self.term(i).dtype.is_int:
-            raise CaptureError(f"{self.op}: the {what} is {self.term(i).dtype}, not whole numbers")
-        return tuple(int(v) for v in self.content(i, what).flat)
-
-    def attr(self, name: str, default: Any = ...) -> Any:
-        """An attribute as Python has it: number, str, list, TensorProto, GraphProto. Raises: CaptureError when lost."""
-        if name in self._attrs:
-            return self._attrs[name]
-        if default is ...:
-            raise CaptureError(f"{self.op} lacks its attribute {name!r}")
-        return default
-
-    def dtype(self, number: int) -> DType:
-        """The DType of ONNX's number for it. Raises: CaptureError for one that no tensor of ours can hold."""
-        return dtype(number)
-
-    def tensor(self, proto: Any) -> Term:
-        """A TensorProto's content. Raises: CaptureError for element types that no tensor of ours can hold."""
-        kind, array = dtype(proto.data_type), self.arrays(proto)
-        return Term(kind, tuple(array.shape), content=array, kept=proto.name)
-
-    def weight(self, name: str, array: np.ndarray) -> Value:
-        """An array as a weight; a name that is taken by other bytes gets a number."""
-        base, n = name, 0
-        while name in self.weights:
-            n += 1
-            name = f"{base}.{n}"
-        return self._weight(name, Term(from_numpy(array.dtype), array.shape, content=array))
-
-    def valued(self, term: Term) -> Value:
-        """The Value of a term. Inside a constant's computation it is an input of that."""
-        if term.items is not None:
-            raise CaptureError(f"{self.op} takes a sequence, which is not a tensor")
-        if term.value is None and term.content is None:
-            raise CaptureError(f"{self.op} takes an optional without a value")
-        if self._scratch is not None and term.content is not None:
-            if id(term) not in self._scratch:
-                type = TensorType(term.dtype, term.shape)
-                self._scratch[id(term)] = (self.builder.input(self.builder.fresh("c"), type), term.content)
-            return self._scratch[id(term)][0]
-        if term.value is None:
-            term.value = self._made(term)
-        return term.value
 
     def body(self, graph: Any, given: Sequence[Term]) -> list[Term]:
         """A subgraph's outputs on these inputs, its nodes taken into the graph at hand. It sees the names around it."""
@@ -440,45 +310,6 @@ class Importer:
             return CaptureError(f"{self.op} is malformed: {first}", where=self._place)
         return error
 
-    def unsettled(self, term: Term, what: str) -> Unsettled:
-        roots = _roots(self.builder, term)
-        named = ", ".join(repr(r) for r in roots) or "the model's inputs"
-        error = Unsettled(
-            f"{self.op}: its {what} depends on the values of {named}", where=self._place,
-            hint="shapes must follow from input shapes; settle such an input when compiling, with --fix NAME=VALUES",
-        )  # fmt: skip
-        error.inputs = roots
-        return error
-
-    # -- contents as values -----------------------------------------------------------------------
-
-    def _made(self, term: Term) -> Value:
-        assert term.content is not None, "a term has a value or a content"
-        if not term.plain:
-            return self._sizes(term)
-        if not term.shape and term.dtype.name not in ("i4", "u4") and _exact(term.content):
-            return self.builder.constant(term.content.item(), term.dtype)
-        return self._weight(term.kept or f"constant_{len(self.weights)}", term)
-
-    def _sizes(self, term: Term) -> Value:
-        """An array of dims, computed at run time from the sizes."""
-        assert term.content is not None
-        each = [self.emit("cast", self.emit("dim_value", dim=v), dtype=term.dtype) if term.dtype != i64
-                else self.emit("dim_value", dim=v) for v in term.content.flat]  # fmt: skip
-        if not term.shape:
-            return each[0]
-        flat = self.emit("concat", *(self.emit("reshape", v, shape=(1,)) for v in each), axis=0)
-        return flat if len(term.shape) == 1 else self.emit("reshape", flat, shape=term.shape)
-
-    def _weight(self, name: str, term: Term) -> Value:
-        if name not in self._weight_nodes:
-            assert term.content is not None
-            type = TensorType(term.dtype, tuple(term.shape))
-            self.weights[name] = Weight(type, Held(np.asarray(term.content)))
-            value = Value(self.builder.fresh(name), type)
-            self._weight_nodes[name] = Node(get("weight"), (), Attrs({"name": name}), (value,), self._place)
-        return self._weight_nodes[name].output
-
 
 def _terms(results: Any) -> list[Term | None]:
     listed = list(results) if isinstance(results, (tuple, list)) else [results]
@@ -505,26 +336,3 @@ def _where(file: str, node: Any, number: int) -> Where:
     """The node's number in the file, from 1, and the module that its name tells of (`/layers.0/fc1/MatMul`)."""
     path = node.name.strip("/").split("/") if node.name else []
     return Where(file, number + 1, ".".join(path[:-1]))
-
-
-def _exact(array: np.ndarray) -> bool:
-    """Whether a scalar survives being a Python float."""
-    item = array.item()
-    return isinstance(item, bool) or item != item or float(item) == item
-
-
-def _roots(builder: Builder, term: Term) -> tuple[str, ...]:
-    """The graph's inputs that a term is computed from."""
-    made = {v: n for n in builder.nodes for v in n.outputs}
-    names, seen, todo = [], set(), [term.value]
-    while todo:
-        value = todo.pop()
-        if value is None or value in seen:
-            continue
-        seen.add(value)
-        node = made.get(value)
-        if node is not None:
-            todo.extend(node.inputs)
-        elif any(value is i for i in builder.inputs):
-            names.append(value.name)
-    return tuple(sorted(names))

@@ -12,12 +12,38 @@ def fold_masks(exported: Any) -> None:
     """Rewrites, in place, every `tundish::attention` whose mask is a `tundish::band_mask`.
 
     Only where torch proves that the band is aligned to the last key and the padding covers all keys; elsewhere the
-    exact 4-D mask stays.
+    exact 4-D mask stays. A mask that a model adds to scores of its own is made the number that it stands for.
     """
     for node in list(exported.graph.nodes):
         if str(node.target) == "tundish.attention.default":
             _fold(node)
+        elif str(node.target) in ("aten.add.Tensor", "aten.add_.Tensor"):
+            _make_numbers(exported.graph, node)
     exported.graph.eliminate_dead_code()
+
+
+def _make_numbers(graph: Any, node: Any) -> None:
+    """Where scores and a mask of transformers' interface are added up, the mask becomes 0 and the least number."""
+    import torch
+
+    out = node.meta["val"]
+    for operand in node.args[:2]:
+        mask = operand.meta["val"] if hasattr(operand, "meta") else None
+        if mask is None or mask.dtype is not torch.bool or not out.is_floating_point() or not _is_drawn(operand):
+            continue
+        with graph.inserting_before(node):
+            bias = graph.call_function(torch.ops.aten.where.Scalar, (operand, 0.0, torch.finfo(out.dtype).min))
+        bias.meta = {**node.meta, "val": mask.new_empty(mask.shape, dtype=out.dtype)}
+        node.replace_input_with(operand, bias)
+
+
+def _is_drawn(node: Any) -> bool:
+    """Whether a mask comes from transformers' mask interface, where eager attention would have got numbers."""
+    while hasattr(node, "target") and node.op == "call_function":
+        if str(node.target) == "tundish.band_mask.default" or "masking_utils" in (node.meta.get("stack_trace") or ""):
+            return True
+        node = node.args[0] if node.args else None
+    return False
 
 
 def _fold(node: Any) -> None:

@@ -27,7 +27,7 @@ def main() -> int:
         )
         (scratch / "work").mkdir()
         try:
-            subprocess.run([sys.executable, "-c", _MAKE, str(scratch / "seeds")], check=True, stderr=subprocess.DEVNULL)
+            subprocess.run([sys.executable, "-P", "-c", _MAKE, str(scratch / "seeds")], check=True, stderr=subprocess.DEVNULL)
             if asked.again:
                 kind, said = fuzzer.again(Path(asked.again))
                 print(f"{kind}: {said}")

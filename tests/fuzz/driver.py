@@ -67,7 +67,7 @@ class Worker:
         }  # fmt: skip
         with self.said.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fuzz.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+                [sys.executable, "-P", "-m", "fuzz.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
                 env=environment, start_new_session=True,
             )  # fmt: skip
         self.cases = 0

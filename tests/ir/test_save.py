@@ -305,3 +305,10 @@ def test_a_recipe_that_comes_to_one_number_is_an_array_of_rank_0() -> None:
     total = Weight(TensorType(f32, ()), Recipe(get("sum"), Attrs({"axes": (0,), "keepdims": False}), (vector,)))
     array = materialize(total)
     assert array.shape == () and array.dtype == np.float32 and array == 6
+
+
+def test_a_weight_in_another_form_than_the_program_says_is_refused(tmp_path: Path) -> None:
+    write_weights(tmp_path / "w.safetensors", [("w", TensorType(f32, (3, 4)), lambda: W)])
+    for type in (TensorType(f32, (4, 3)), TensorType(i64, (3, 4))):
+        with pytest.raises(LoadError, match="holds 'w' in another form than the program says"):
+            materialize(Weight(type, Stored("w.safetensors", "w")), tmp_path)

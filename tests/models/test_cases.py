@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,33 @@ def test_packed_rows_start_again_at_zero(source):
         assert ((step == 1) | (inputs["position_ids"] == 0)).all() and (inputs["position_ids"][:, 0] == 0).all(), name
     texts = {name: (i["position_ids"] == 0).sum(1).max() for name, i in by_name.items()}
     assert texts["one text a row"] == 1 < texts["packed rows"] < texts["many short texts"]
+
+
+def test_a_second_length_differs_and_is_padded_in_another_way():
+    source = zoo.load_named("bart-tiny")
+    by_name = made(source, batch=(1, 8), seq=(1, 64))
+    sizes = [(i["attention_mask"].shape[1], i["decoder_attention_mask"].shape[1]) for i in by_name.values()]
+    assert any(a < b for a, b in sizes) and any(a > b for a, b in sizes)
+    assert sizes[list(by_name).index("shortest")] == (1, 1) and sizes[list(by_name).index("longest")] == (64, 64)
+    for name, inputs in by_name.items():
+        first, second = inputs["attention_mask"], inputs["decoder_attention_mask"]
+        assert inputs["input_ids"].shape == first.shape and inputs["decoder_input_ids"].shape == second.shape
+        assert len(first) == len(second) and second.sum(1).min() >= 1, name
+    right = by_name["padding right"]
+    assert right["attention_mask"][:, 0].all() and not right["decoder_attention_mask"][:, 0].all()
+    assert by_name["padding left"]["decoder_attention_mask"].all()
+
+
+def test_a_second_length_stays_within_its_range():
+    source = zoo.load_named("bart-tiny")
+    for inputs in made(source, batch=(2, 3), seq=(5, 9)).values():
+        assert all(5 <= a.shape[1] <= 9 for a in inputs.values())
+
+
+def test_texts_that_end_have_one_end_at_their_last_token():
+    source = zoo.load_named("bert-tiny")
+    ending = source.replace(inputs=tuple(replace(s, end=9) if s.role == "ids" else s for s in source.inputs))
+    for name, inputs in made(ending, batch=(1, 4), seq=(1, 16)).items():
+        ids, real = inputs["input_ids"], inputs["attention_mask"]
+        last = real.shape[1] - 1 - real[:, ::-1].argmax(1)
+        assert (ids[np.arange(len(ids)), last] == 9).all() and ((ids == 9).sum(1) == 1).all(), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -170,3 +171,18 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(ModelError, match="not an ONNX file, or a broken one"):
         load(tmp_path / "a.onnx")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, plain())
+    content = path.read_bytes()
+    assert content.count(b"Gather") == 1
+    path.write_bytes(content.replace(b"Gather", b"Gath\xff\xfe"))
+    with pytest.raises(ModelError, match="not an ONNX file, or a broken one"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["None", "class", "1st", "a-b", "  "])
+def test_any_name_of_a_size_becomes_one_of_ours(tmp_path: Path, name: str) -> None:
+    dims = onnx_source(saved(tmp_path, plain(), batch=name)).inputs[0].dims
+    assert str(dims[0]).isidentifier() and not keyword.iskeyword(str(dims[0]))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tundish.models.cases import cases
 from tundish.models.errors import ModelError
 from tundish.models.open import open_model
 from tundish.models.source import flatten
@@ -166,3 +167,14 @@ def test_a_name_that_is_also_a_folder_is_refused(tmp_path, monkeypatch) -> None:
     with pytest.raises(ModelError) as caught:
         open_model("gpt2")
     assert caught.value.hint == "write ./gpt2 for the folder"
+
+
+def test_both_axes_of_a_square_are_one_length():
+    encoder = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 1)
+    source = module_source(encoder, {"src": torch.zeros(2, 7, 8), "mask": torch.zeros(7, 7, dtype=torch.bool)})
+    assert [s.dims for s in source.inputs] == [("batch", "seq", 8), ("seq", "seq")]
+    assert source.inputs[1].role == "data", "no padding mask"
+    for case in cases(source, (1, 3), (1, 9)):
+        source.call(case.inputs)
+    square = module_source(torch.nn.Identity(), {"input": torch.zeros(7, 7, dtype=torch.int64)})
+    assert square.inputs[0].dims == ("batch", "seq"), "the first input says what a row is"

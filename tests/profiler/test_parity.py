@@ -12,7 +12,7 @@ from tundish.ir.dims import Range, symbol
 from tundish.ir.dtypes import boolean, f32
 from tundish.ir.graph import Program
 from tundish.ir.tensor import TensorType
-from tundish.profiler.parity import TOLERANCE, attends, compare, record
+from tundish.profiler.parity import TOLERANCE, attends, compare, counting, record
 
 
 def attention_program(causal: bool, window: int = 0) -> Program:
@@ -30,6 +30,45 @@ def test_positions_that_attend_to_nothing() -> None:
         [False, False, True, True], [True] * 4, [False] * 4]  # fmt: skip
     assert attends(attention_program(False), left).tolist() == [[True] * 4, [True] * 4, [False] * 4]
     assert attends(attention_program(True, window=1), left)[1].tolist() == [True, True, False, False]
+
+
+def two_texts() -> Program:
+    """A causal target that also attends to a source."""
+    b, s, t = symbol("batch"), symbol("seq"), symbol("target_seq")
+    to = Builder(Where("model.py", 1))
+    x, y = (to.input(n, TensorType(f32, (b, size, 2, 4))) for n, size in (("x", s), ("y", t)))
+    mask = to.input("attention_mask", TensorType(boolean, (b, s)))
+    other = to.input("decoder_attention_mask", TensorType(boolean, (b, t)))
+    x = to.emit("attention", x, x, x, mask, scale=0.5)
+    y = to.emit("attention", y, y, y, other, scale=0.5, causal=True)
+    y = to.emit("attention", y, x, x, mask, scale=0.5)
+    graph = to.finish([y, x, to.emit("sum", x, axes=(1, 2, 3))], ["target", "source", "sum"])
+    return Program({"forward": graph}, ("forward",), {}, {n: Range() for n in ("batch", "seq", "target_seq")})
+
+
+@pytest.mark.parametrize("target", [4, 5])
+def test_each_output_counts_by_the_mask_of_its_own_length(target: int) -> None:
+    real, other = np.ones((3, 4), bool), np.ones((3, target), bool)
+    real[0, :2] = other[1, :3] = real[2] = False
+    given = {"x": np.ones((3, 4, 2, 4)), "y": np.ones((3, target, 2, 4)), "attention_mask": real,
+             "decoder_attention_mask": other}  # fmt: skip
+    counted = counting(two_texts(), given)
+    assert set(counted) == {"target", "source"}
+    assert counted["source"].tolist() == [[True] * 4, [True] * 4, [False] * 4]
+    assert counted["target"].tolist() == [[True] * target, [False] * 3 + [True] * (target - 3), [False] * target]
+
+
+def test_a_second_texts_rows_are_stored_by_its_own_mask() -> None:
+    program, left = two_texts(), np.array([[False, True, True]])
+    given = {"x": np.ones((1, 4, 2, 4)), "y": np.ones((1, 3, 2, 4)), "attention_mask": np.ones((1, 4), bool),
+             "decoder_attention_mask": left}  # fmt: skip
+    answers = {"target": np.arange(24.0).reshape(1, 3, 2, 4), "source": np.zeros((1, 4, 2, 4)), "sum": np.zeros(1)}
+    stored = record(lambda _: answers, [("left", given)], program, "torch")
+    (case,) = stored.cases
+    assert case.rows["target"].tolist() == [1, 2] and case.outputs["target"].min() == 8.0
+    wrong = {**answers, "target": answers["target"] + np.where(left, 0.0, 9.0)[..., None, None]}
+    assert compare(lambda _: wrong, stored, "f32").passed, "what padding holds is not compared"
+    assert not compare(lambda _: {**answers, "target": answers["target"] + 1}, stored, "f32").passed
 
 
 def cases(array: np.ndarray, rows: dict[str, np.ndarray] | None = None) -> Cases:

@@ -174,10 +174,30 @@ def _(to: Translator) -> Value:
     value = to.value(x)
     rank = value.type.rank
     fill = float(to.args("value")[0] or 0.0)
-    before, after = [0] * rank, [0] * rank
+    before: list[Any] = [0] * rank
+    after: list[Any] = [0] * rank
     for i in range(len(pads) // 2):
-        before[rank - 1 - i], after[rank - 1 - i] = int(pads[2 * i]), int(pads[2 * i + 1])
+        before[rank - 1 - i], after[rank - 1 - i] = to.dim(pads[2 * i]), to.dim(pads[2 * i + 1])
+    if any(not isinstance(p, int) or p < 0 for p in (*before, *after)):
+        return _pad_by_parts(to, value, before, after, fill)
     return to.emit("pad", value, before=tuple(before), after=tuple(after), value=fill)
+
+
+def _pad_by_parts(to: Translator, x: Value, before: list[Any], after: list[Any], fill: float) -> Value:
+    """Padding by sizes that vary is joined on; padding by a negative size cuts off."""
+    for at, ends in enumerate(zip(before, after, strict=True)):
+        low, high = (-p if isinstance(p, int) and p < 0 else 0 for p in ends)
+        if low or high:
+            x = to.emit("slice", x, axis=at, start=low, stop=x.type.shape[at] - high)
+        filler, shape = to.value(fill, x.type.dtype), x.type.shape
+        filled = [not isinstance(p, int) or p > 0 for p in ends]
+        parts = [
+            to.emit("expand", filler, shape=(*shape[:at], p, *shape[at + 1 :])) if some else None
+            for p, some in zip(ends, filled, strict=True)
+        ]
+        if any(parts):
+            x = to.emit("concat", *(v for v in (parts[0], x, parts[1]) if v is not None), axis=at)
+    return x
 
 
 @enters(TABLE, "repeat.default", "tile.default")

@@ -258,3 +258,15 @@ def test_families_keep_one_attention_per_layer(name: str) -> None:
         mask[:, real] = 1
         arrays = {"input_ids": rng.integers(0, 64, (3, seq)), "attention_mask": mask}
         close(module, program, arrays, mask.astype(bool), **constants)
+
+
+@pytest.mark.parametrize("seq", [1, 4, 6, 9])
+def test_padding_by_a_size_that_varies_and_by_less_than_nothing(seq: int):
+    class Pads(nn.Module):
+        def forward(self, x):
+            n = x.shape[1]
+            return {"whole": F.pad(x, (1, 2, -n % 4, n), value=3.0), "cut": F.pad(x, (-1, 0)), "odd": F.pad(x, (-2, 5))}
+
+    module = Pads().eval()
+    program = capture(module, {"x": torch.zeros(2, 7, 4)}, {"x": AXES})
+    close(module, program, {"x": np.random.default_rng(seq).standard_normal((2, seq, 4)).astype(np.float32)})

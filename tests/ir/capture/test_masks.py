@@ -135,3 +135,24 @@ def test_chunks_start_at_the_first_token_of_each_row() -> None:
             want = module(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
         got = evaluate(program, {"ids": ids, "mask": mask})["output"]
         assert np.abs(got - want)[mask != 0].max() <= 1e-5, (first, last)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_mask_that_a_model_adds_to_its_own_scores_is_the_number_it_stands_for(side: str) -> None:
+    from transformers import BigBirdPegasusConfig, BigBirdPegasusModel
+
+    torch.manual_seed(0)
+    config = BigBirdPegasusConfig(
+        vocab_size=32, d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
+        decoder_attention_heads=2, decoder_ffn_dim=16, max_position_embeddings=32, attention_type="original_full",
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2,
+    )  # fmt: skip
+    encoder = BigBirdPegasusModel._from_config(config, attn_implementation="eager").encoder.eval()
+    sample = {"input_ids": torch.ones(2, 7, dtype=torch.long), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
+    program = capture(encoder, sample, dict.fromkeys(sample, AXES), outputs=("last_hidden_state",))
+    ids = torch.randint(3, 32, (2, 5), generator=torch.Generator().manual_seed(1))
+    real = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).flip(1 if side == "left" else ())
+    with torch.no_grad():
+        want = encoder(input_ids=ids, attention_mask=real).last_hidden_state.numpy()
+    got = evaluate(program, {"input_ids": ids.numpy(), "attention_mask": real.numpy()})["last_hidden_state"]
+    assert np.abs(got - want).max() <= 1e-5 * max(1.0, np.abs(want).max())
