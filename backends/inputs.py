@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from .signature import Signature, TensorSpec
 if TYPE_CHECKING:
     from .bundle import Bundle
 
+_MOST_NUMBERS, _MOST_AXES = 1 << 27, 32
 _SIZES = {"batch": 2, "seq": 16}  # what a size is by name, cut to its range; others take 4
 
 
@@ -48,7 +50,10 @@ def _npy(name: str, path: Path) -> np.ndarray:
 
 
 def random_inputs(signature: Signature, seed: int = 0) -> dict[str, np.ndarray]:
-    """Arrays for every input: floats are normal, masks one, other integers 0 or 1 (valid in any vocabulary)."""
+    """Arrays for every input: floats are normal, masks one, other integers 0 or 1 (valid in any vocabulary).
+
+    Raises: LoadError where the least sizes that an input allows are too many numbers to draw.
+    """
     sizes = {}
     for name, (low, high) in signature.symbols.items():
         size = max(low, _SIZES.get(name, 4))
@@ -58,7 +63,13 @@ def random_inputs(signature: Signature, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def _draw(spec: TensorSpec, sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:
-    shape = tuple(dims.evaluate(d, sizes) for d in spec.type.shape)
+    try:
+        shape = tuple(dims.evaluate(d, sizes) for d in spec.type.shape)
+    except ZeroDivisionError as error:
+        raise LoadError(f"input {spec.name!r} has no size where {sizes}", found=str(spec)) from error
+    if min(shape, default=0) < 0 or len(shape) > _MOST_AXES or prod(shape) > _MOST_NUMBERS:
+        raise LoadError(f"input {spec.name!r} cannot be drawn at random", found=f"{spec} with the sizes {sizes}",
+                        hint="give a .npy file")  # fmt: skip
     dtype = spec.type.dtype
     if dtype.is_float:
         return rng.standard_normal(shape).astype(dtype.numpy)

@@ -38,7 +38,11 @@ def bind(graph: Graph, inputs: Arrays, symbols: Mapping[str, dims.Range]) -> dic
         _bind_bare(value, inputs[value.name], sizes, symbols)
     for value in graph.inputs:
         shape = inputs[value.name].shape
-        if tuple(dims.evaluate(d, sizes) for d in value.type.shape) != shape:
+        try:
+            wanted = tuple(dims.evaluate(d, sizes) for d in value.type.shape)
+        except (ValueError, ZeroDivisionError) as error:
+            raise RunError(f"input {value.name!r} is {value.type}, which has no size here", found=str(error)) from error
+        if wanted != shape:
             raise RunError(f"input {value.name!r} is {value.type}", found=f"{list(shape)}")
     return sizes
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tundish import api
 from tundish.backends.base import Built
 from tundish.backends.bundle import Bundle, open_bundle
 from tundish.backends.cases import Case, Cases
@@ -208,3 +209,18 @@ def test_a_hostile_file_is_refused(
     with pytest.raises(TundishError):
         use(opened)
     assert capfd.readouterr().err == "", "a library's own words on stderr"
+
+
+@pytest.mark.parametrize("notes", [b"{", b"\xff", b"[" * 100_000, b"null", b"[1]", b'[{"pass": "x"}]'])
+def test_notes_that_are_none_are_refused(write: Write, notes: bytes) -> None:
+    with pytest.raises(LoadError, match="notes.json of .* is broken"):
+        api.explain(write(extra_files=[(api.NOTES, notes)]))
+
+
+def test_a_plan_whose_weights_lie_elsewhere_is_refused(write: Write) -> None:
+    path = write().path
+    plan = (path / "plan.txt").read_text()
+    (path / "plan.txt").write_text(plan.replace('"weights.safetensors"', '"../weights.safetensors"', 1))
+    rehash(path)
+    with pytest.raises(LoadError, match="does not lie in weights.safetensors"):
+        _ = open_bundle(path).program

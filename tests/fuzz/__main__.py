@@ -27,7 +27,8 @@ def main() -> int:
         )
         (scratch / "work").mkdir()
         try:
-            subprocess.run([sys.executable, "-P", "-c", _MAKE, str(scratch / "seeds")], check=True, stderr=subprocess.DEVNULL)
+            make = [sys.executable, "-P", "-c", _MAKE, str(scratch / "seeds")]
+            subprocess.run(make, check=True, stderr=subprocess.DEVNULL)
             if asked.again:
                 kind, said = fuzzer.again(Path(asked.again))
                 print(f"{kind}: {said}")

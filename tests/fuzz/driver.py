@@ -67,8 +67,8 @@ class Worker:
         }  # fmt: skip
         with self.said.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fuzz.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-                env=environment, start_new_session=True,
+                [sys.executable, "-P", "-m", "fuzz.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=stderr, env=environment, start_new_session=True,
             )  # fmt: skip
         self.cases = 0
 
@@ -174,7 +174,8 @@ class Fuzzer:
         self.outcomes[name, kind] += 1
         if kind != "finding":
             return None
-        key = f"{name} {re.sub(r'[0-9]+', '0', said.rpartition(' at ')[2] or said)}"
+        what, _, place = said.rpartition(" at ")
+        key = f"{name} {what.partition(':')[0]} {place if what else re.sub(r'[0-9]+', '0', said)}"
         self.known[key] += 1
         return self._kept(name, number, said, change, deep) if self.known[key] == 1 else None
 

@@ -76,7 +76,7 @@ def mutate_json(data: bytes, rng: Random) -> bytes:
     root = [json.loads(data)]
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         if places := list(_places(root)):
-            _change(*rng.choice(places), rng, places)
+            _change(*(rng.choice(places) if rng.random() < 0.5 else _walked(root, rng)), rng, places)
     return json.dumps(root[0] if root else None).encode()
 
 
@@ -101,6 +101,17 @@ def _change(container: Any, key: Any, rng: Random, places: Any) -> None:
         container[key] = json.loads(json.dumps(other[name])) if _there(other, name) else None
     else:
         container[key] = _odd(container[key], rng)
+
+
+def _walked(root: Any, rng: Random) -> tuple[Any, Any]:
+    """A place at the end of a walk from the top, so that what is large is not chosen more often for that."""
+    container: Any = root
+    while True:
+        key = rng.choice(list(container) if isinstance(container, dict) else range(len(container)))
+        inner = container[key]
+        if not (isinstance(inner, (dict, list)) and inner) or rng.random() < 0.1:
+            return container, key
+        container = inner
 
 
 def _there(container: Any, key: Any) -> bool:

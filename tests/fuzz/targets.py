@@ -151,22 +151,33 @@ TARGETS: dict[str, Target] = {
 }
 
 
-def _use_planted(case: Path, out: Path, deep: bool) -> None:
-    """For the test of the fuzzer itself: a fault of each kind, chosen by the seed's name."""
-    kind = (case / "kind.txt").read_text()
-    if kind == "fault":
-        raise KeyError("planted")
-    if kind == "memory":
-        bytearray(3 << 30)
-    if kind == "hang":
-        while True:
-            pass
-    if kind == "crash":
-        os.abort()
-    if kind == "outside":
-        (case.parent / "outside").write_text("x")
-    if kind == "process":
-        os.system("true")
+# -- for the test of the fuzzer itself ---------------------------------------------------------------------
 
 
-PLANTED = Target(lambda folder, rng: "nothing", _use_planted)
+def _fault(case: Path, out: Path, deep: bool) -> None:
+    raise KeyError("planted")
+
+
+def _memory(case: Path, out: Path, deep: bool) -> None:
+    bytearray(3 << 30)
+
+
+def _hang(case: Path, out: Path, deep: bool) -> None:
+    while True:
+        pass
+
+
+def _crash(case: Path, out: Path, deep: bool) -> None:
+    os.abort()
+
+
+def _outside(case: Path, out: Path, deep: bool) -> None:
+    (case.parent / "outside").write_text("x")
+
+
+def _process(case: Path, out: Path, deep: bool) -> None:
+    os.system("true")
+
+
+PLANTED = {f.__name__: Target(lambda folder, rng: "nothing", f)
+           for f in (_fault, _memory, _hang, _crash, _outside, _process)}  # fmt: skip

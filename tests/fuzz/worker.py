@@ -129,7 +129,7 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print is nobody's
-    watch, tables = Watch(), {**TARGETS, "planted": PLANTED}
+    watch, tables = Watch(), {**TARGETS, **PLANTED}
     for line in sys.stdin:
         asked = json.loads(line)
         kind, said = run(watch, tables[asked["target"]].use, asked)

@@ -204,3 +204,9 @@ def test_loading_shows_no_progress_bar(saved, capfd):
 def test_what_is_no_model(model):
     with pytest.raises(ModelError, match="is no model|is neither a path|there is no file"):
         opening.open_model(model)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"\xff", b"[]", b'{"padding_side": 1}'])
+def test_a_tokenizer_config_that_is_none_pads_right(folder, text):
+    (folder / "tokenizer_config.json").write_bytes(text)
+    assert load_folder(folder).pad_side == "right"

@@ -7,7 +7,7 @@ import pytest
 
 from tundish.backends.cases import Case, Cases
 from tundish.ir.build import Builder
-from tundish.ir.diagnostics import RunError, Where
+from tundish.ir.diagnostics import LoadError, RunError, Where
 from tundish.ir.dims import Range, symbol
 from tundish.ir.dtypes import boolean, f32
 from tundish.ir.graph import Program
@@ -121,3 +121,26 @@ def test_long_outputs_are_sampled_and_padding_is_left_out() -> None:
     spoilt = big.copy()
     spoilt[0, case.rows["y"][3]] += 1
     assert not compare(lambda x: {"y": spoilt}, made, "f32").passed
+
+
+@pytest.mark.parametrize("rows", [np.array([2]), np.array([-1]), np.array([[0]]), np.array([0.0])])
+def test_rows_that_an_output_does_not_have_are_refused(rows: np.ndarray) -> None:
+    stored = cases(np.zeros((1, 3), np.float32), {"y": rows})
+    with pytest.raises(LoadError, match="rows that output 'y' does not have"):
+        compare(lambda x: {"y": np.zeros((1, 2, 3), np.float32)}, stored, "f32")
+
+
+def test_what_is_not_finite_in_the_original_is_left_out_and_said() -> None:
+    program = attention_program(False)
+    given = {"q": np.zeros((1, 3, 2, 4), np.float32), "attention_mask": np.ones((1, 3), bool)}
+    odd = np.ones((1, 3, 2, 4), np.float32)
+    odd[0, 1], odd[0, 2, 0, 0] = np.nan, np.inf
+    made = record(lambda _: {"y": odd}, [("odd", given)], program, "torch", lambda _: {"y": odd.astype(np.float64)})
+    assert made.cases[0].rows["y"].tolist() == [0, 2] and made.cases[0].noise == {"y": 0.0}
+    report = compare(lambda _: {"y": np.where(np.isfinite(odd), odd, 7)}, made, "f32")
+    assert report.passed and "y: what is NaN or infinite in the original was not compared (1 cases)" in report.notes
+    assert not compare(lambda _: {"y": np.where(np.isfinite(odd), 2, odd)}, made, "f32").passed
+    assert not compare(lambda _: {"y": np.full_like(odd, np.nan)}, made, "f32").passed
+    nothing = record(lambda _: {"y": odd * np.nan}, [("odd", given)], program, "torch")
+    with pytest.raises(LoadError, match="answered no finite number"):
+        compare(lambda _: {"y": odd}, nothing, "f32")

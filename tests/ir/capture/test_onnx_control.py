@@ -195,3 +195,15 @@ def test_ops_of_an_older_opset_that_have_changed_are_refused():
         capture(old)
     same = graph_model([helper.make_node("Relu", ["x"], ["y"])], {"x": X}, ["y"], opset=10)
     np.testing.assert_array_equal(ours(same, {"x": X})[0], [1, 0])
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_name_that_nothing_makes_is_refused(local: bool):
+    call = helper.make_node("f" if local else "Relu", ["nothing"], ["y"], domain="own" if local else "")
+    proto = graph_model([call], {"x": np.ones(2, np.float32)}, ["y"])
+    opsets = [helper.make_opsetid("", 21)]
+    proto.functions.append(
+        helper.make_function("own", "f", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], opsets)
+    )
+    with pytest.raises(CaptureError, match="reads 'nothing', which nothing before it makes"):
+        capture(proto)
