@@ -119,18 +119,26 @@ class Evaluator:
         elif node.op.name == "weight":
             results = (self._weight(node.attrs["name"]),)
         else:
+            results = self._computed(node, arrays, sizes)
+        if self.on_node is not None:
+            self.on_node(path, node, results)
+        return results
+
+    def _computed(
+        self, node: Node, arrays: list[np.ndarray | None], sizes: Mapping[str, int]
+    ) -> tuple[np.ndarray, ...]:
+        """Raises: RunError where the inputs' values or sizes are none that the op takes."""
+        try:
             attrs = {k: resolve(v, sizes) for k, v in node.attrs.items()}
             if self.float64 and "dtype" in attrs and attrs["dtype"].computes:
                 attrs["dtype"] = f64
             with np.errstate(all="ignore"):
                 raw = node.op.reference(*arrays, **attrs)
-            outs = raw if isinstance(raw, tuple) else (raw,)
-            results = tuple(
-                self._cast(np.asarray(a), v) for a, v in zip(outs, node.outputs, strict=True)
-            )
-        if self.on_node is not None:
-            self.on_node(path, node, results)
-        return results
+        except (ValueError, IndexError, ArithmeticError) as error:
+            shapes = ", ".join("_" if a is None else f"{a.dtype}{list(a.shape)}" for a in arrays)
+            raise RunError(f"{node.op.name} cannot be computed: {error}", where=node.where, found=shapes) from error
+        outs = raw if isinstance(raw, tuple) else (raw,)
+        return tuple(self._cast(np.asarray(a), v) for a, v in zip(outs, node.outputs, strict=True))
 
     def _weight(self, name: str) -> np.ndarray:
         if name not in self._weights:

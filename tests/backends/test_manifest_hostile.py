@@ -16,10 +16,12 @@ from tundish import api
 from tundish.backends.base import Built
 from tundish.backends.bundle import Bundle, open_bundle
 from tundish.backends.cases import Case, Cases
+from tundish.backends.inputs import random_inputs
 from tundish.backends.manifest import MANIFEST
 from tundish.backends.onnxruntime.runner import PROVIDERS, OrtRunner
 from tundish.backends.options import OPTIONS, TARGETS
 from tundish.backends.registry import BACKENDS
+from tundish.backends.signature import Signature, TensorSpec
 from tundish.ir.diagnostics import LoadError, TundishError
 from tundish.ir.weights import materialize
 
@@ -224,3 +226,15 @@ def test_a_plan_whose_weights_lie_elsewhere_is_refused(write: Write) -> None:
     rehash(path)
     with pytest.raises(LoadError, match="does not lie in weights.safetensors"):
         _ = open_bundle(path).program
+
+
+@pytest.mark.parametrize(
+    ("shape", "symbols"),
+    [(["batch"], {"batch": [2**40, None]}), (["batch", "batch*10000000000"], {"batch": [1, 2]}),
+     (["batch", "batch//(batch-2)"], {"batch": [1, 2]}), (["batch", "batch-9"], {"batch": [1, 2]}),
+     (["batch"] * 70, {"batch": [1, 2]})],
+)  # fmt: skip
+def test_sizes_that_cannot_be_drawn_are_refused(shape: list[int | str], symbols: dict[str, tuple[int, int]]) -> None:
+    signature = Signature((TensorSpec("x", "f32", tuple(shape)),), (), symbols)
+    with pytest.raises(LoadError, match="input 'x' (cannot be drawn at random|has no size)"):
+        random_inputs(signature)

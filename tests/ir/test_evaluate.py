@@ -142,3 +142,29 @@ def test_weights_are_read_from_a_folder(tmp_path: Path) -> None:
 def test_a_program_without_bytes_does_not_run() -> None:
     with pytest.raises(LoadError, match="a weight has a shape but no bytes"):
         evaluate(from_text(TEXT), inputs())
+
+
+def test_a_size_that_is_none_is_refused() -> None:
+    program = from_text("""\
+symbol n: 1..
+entry main(%x: f32[n], %y: f32[n//(n-1)]) {
+  %0: f32[n] = neg(%x)   # m.py:1
+  return %0
+}
+""")
+    evaluate(program, {"x": np.ones(3, np.float32), "y": np.ones(1, np.float32)})
+    with pytest.raises(RunError, match="input 'y' is f32.*, which has no size here"):
+        evaluate(program, {"x": np.ones(1, np.float32), "y": np.ones(1, np.float32)})
+
+
+def test_sizes_that_an_op_cannot_take_name_the_users_line() -> None:
+    program = from_text("""\
+symbol n: 1..
+entry main(%x: f32[n]) {
+  %0: f32[2, n//2] = reshape(%x, shape=[2, n//2])   # model.py:7 halves
+  return %0
+}
+""")
+    assert evaluate(program, {"x": np.ones(4, np.float32)})["output_0"].shape == (2, 2)
+    with pytest.raises(RunError, match=r"model.py:7 \(in halves\): reshape cannot be computed: (.|\n)*float32\[3\]"):
+        evaluate(program, {"x": np.ones(3, np.float32)})
