@@ -153,8 +153,8 @@ class _Reader:
         real = Path(os.path.realpath(self.folder / location))
         if not real.is_relative_to(self.root):
             raise self._outside(tensor, location)
-        if not real.is_file():
-            raise ModelError(f"{self.name} lacks its file of weights {location}", hint="keep both in one folder")
+        if not os.path.isfile(real):  # also False for a name too long to be one
+            raise ModelError(f"{self.name} lacks its file of weights {location[:200]}", hint="keep both in one folder")
         empty = real.stat().st_size == 0
         self._files[location] = np.zeros(0, np.uint8) if empty else np.memmap(real, np.uint8, "r").view(np.ndarray)
         return self._files[location]

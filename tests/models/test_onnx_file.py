@@ -90,6 +90,7 @@ def test_external_data_is_mapped(tmp_path: Path) -> None:
         ({}, "outside the model's folder"),
         ({"location": "."}, "outside the model's folder"),
         ({"location": "absent.bin"}, "lacks its file of weights"),
+        ({"location": "a" * 70_000}, "lacks its file of weights a{200}$"),
         ({"location": "w.bin", "offset": -1}, "is broken"),
         ({"location": "w.bin", "offset": 1}, "is broken"),
         ({"location": "w.bin", "offset": 2**62}, "is broken"),

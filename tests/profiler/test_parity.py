@@ -123,6 +123,15 @@ def test_long_outputs_are_sampled_and_padding_is_left_out() -> None:
     assert not compare(lambda x: {"y": spoilt}, made, "f32").passed
 
 
+@pytest.mark.parametrize(("noise", "off", "passed"), [(0.0, 2e-5, False), (1e-4, 2e-4, True), (1e-4, 4e-4, False),
+                                                      (5.0, 5e-4, True), (5.0, 0.5, False)])  # fmt: skip
+def test_the_originals_rounding_widens_the_tolerance_up_to_a_bound(noise: float, off: float, passed: bool) -> None:
+    """An original that is far from itself in f64 must not excuse a bundle that computes something else."""
+    right = np.ones((1, 3), np.float32)
+    stored = Cases("torch", [Case("one", "forward", {"x": np.zeros(1)}, {"y": right}, {}, {"y": noise})])
+    assert compare(lambda _: {"y": right + np.float32(off)}, stored, "f32").passed == passed
+
+
 @pytest.mark.parametrize("rows", [np.array([2]), np.array([-1]), np.array([[0]]), np.array([0.0])])
 def test_rows_that_an_output_does_not_have_are_refused(rows: np.ndarray) -> None:
     stored = cases(np.zeros((1, 3), np.float32), {"y": rows})
