@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,10 @@ def _entry(entry: EntryPoint) -> Iterator[str]:
         if low < 0 or (high is not None and high < low):
             yield f"{symbol!r} has no sizes from {low} to {high}"
     signature = entry.signature
+    if not signature.outputs:
+        yield "it has no outputs"
+    for names in ([s.name for s in signature.inputs], [s.name for s in signature.outputs]):
+        yield from (f"{name!r} stands twice" for name, n in Counter(names).items() if n > 1)
     known = set(entry.symbols)
     for spec in (*signature.inputs, *signature.outputs):
         yield from (f"{spec.name!r}: {text}" for text in _spec(spec, known))

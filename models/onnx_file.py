@@ -12,6 +12,7 @@ import numpy as np
 
 from .errors import ModelError
 
+_NEWEST = 10_000  # of any version of an operator set; today's are below 30
 LARGEST_BYTES = 2**31 - 1  # protobuf's own limit; more weights lie in external data
 Arrays = Callable[[Any], np.ndarray]
 
@@ -48,7 +49,14 @@ def _parsed(path: Path) -> Any:
         raise ModelError(f"{path} is not an ONNX file, or a broken one", found=str(error)[:120]) from error
     if not model.ir_version or not model.graph.output or not model.opset_import:
         raise ModelError(f"{path} is not an ONNX file, or a broken one", found="it has no version, or no outputs")
+    versions = [model.ir_version, *(o.version for o in (*model.opset_import, *_opsets(model.functions)))]
+    if not all(0 < v <= _NEWEST for v in versions):
+        raise ModelError(f"{path} is not an ONNX file, or a broken one", found=f"the versions {versions[:8]}")
     return model
+
+
+def _opsets(functions: Any) -> Iterator[Any]:
+    return (o for f in functions for o in f.opset_import)
 
 
 def tensors(model: Any) -> Iterator[Any]:

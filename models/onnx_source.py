@@ -74,6 +74,8 @@ class OnnxSource(Source):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        # The file as it stands: rewrites round otherwise, and on odd files some of them bring the process down.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             return onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class
@@ -155,7 +157,7 @@ class _Namer:
         if key not in self.known:
             made_up = _MADE_UP.fullmatch(theirs) is not None
             name = next((ours for ours, names in _SIZES.items() if theirs.lower() in names), None)
-            name = name or re.sub(r"\W", "_", at if made_up else theirs).strip("_") or "size"
+            name = name or re.sub(r"[^A-Za-z0-9_]", "_", at if made_up else theirs).strip("_") or "size"
             name = f"size_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
             while name in self.known.values() and not (made_up and name in _SIZES):
                 name = f"{name}_"

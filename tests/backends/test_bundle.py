@@ -42,6 +42,7 @@ def test_runs_as_the_program_means(write: Write, plan: Plan, inputs: dict[str, A
         assert [s.name for s in bundle.inputs] == ["input_ids", "attention_mask"]
         assert str(bundle.outputs[1]) == "logits: f32[batch, seq, 50]"
         got = bundle.run(inputs, threads=1)
+        assert bundle.run(inputs, outputs=[], threads=1) == {}
     assert list(got) == ["last_hidden_state", "logits"]
     for name, want in meant.items():
         np.testing.assert_allclose(got[name], want, atol=2e-6, rtol=2e-6)

@@ -183,7 +183,38 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
         load(path)
 
 
-@pytest.mark.parametrize("name", ["None", "class", "1st", "a-b", "  "])
+@pytest.mark.parametrize("version", [0, -1, 2**31, 2**62])
+@pytest.mark.parametrize("of", ["file", "opset", "function"])
+def test_versions_that_there_cannot_be_are_refused(tmp_path: Path, version: int, of: str) -> None:
+    path = saved(tmp_path, plain())
+    proto = onnx.load_model(path)
+    if of == "file":
+        proto.ir_version = version
+    elif of == "opset":
+        proto.opset_import[0].version = version
+    else:
+        proto.functions.append(helper.make_function("own", "f", [], [], [], [helper.make_opsetid("", version)]))
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="not an ONNX file, or a broken one"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["é", "None", "class", "1st", "a-b", "  "])
 def test_any_name_of_a_size_becomes_one_of_ours(tmp_path: Path, name: str) -> None:
     dims = onnx_source(saved(tmp_path, plain(), batch=name)).inputs[0].dims
     assert str(dims[0]).isidentifier() and not keyword.iskeyword(str(dims[0]))
+
+
+def test_a_file_on_which_onnx_runtimes_own_rewrites_crash_is_answered(tmp_path: Path) -> None:
+    """A norm after a sum whose bias is left out by an empty name: ONNX Runtime 1.32 dies of fusing the two."""
+    nodes = [helper.make_node("Add", ["x", "x"], ["s"]), helper.make_node("LayerNormalization", ["s", "w", ""], ["y"])]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3, 4]) for n in "xy"]
+    weight = numpy_helper.from_array(np.ones(4, np.float32), "w")
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [weight])
+    path = tmp_path / "m.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    (y,) = onnx_source(path).call({"x": x}).values()
+    wanted = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5 / 4)
+    np.testing.assert_allclose(y, wanted, atol=1e-5)
