@@ -12,17 +12,19 @@ from .onnx_terms import Term, objects, of_dims
 if TYPE_CHECKING:
     from .from_onnx import Importer
 
-# op -> the inputs whose elements it moves; the others say where to.
-MOVES = {
-    "Compress": (0,), "Flatten": (0,), "GatherElements": (0,), "GatherND": (0,), "ReverseSequence": (0,),
-    "ScatterElements": (0, 2), "ScatterND": (0, 2), "Split": (0,), "Tile": (0,), "Transpose": (0,),
+# op -> the inputs whose elements it moves, None for all; the others say where to.
+MOVES: dict[str, tuple[int, ...] | None] = {
+    "Compress": (0,), "Concat": None, "Expand": (0,), "Flatten": (0,), "Gather": (0,), "GatherElements": (0,),
+    "GatherND": (0,), "Reshape": (0,), "ReverseSequence": (0,), "ScatterElements": (0, 2), "ScatterND": (0, 2),
+    "Slice": (0,), "Split": (0,), "Squeeze": (0,), "Tile": (0,), "Transpose": (0,), "Unsqueeze": (0,), "Where": (1, 2),
 }  # fmt: skip
 Run = Callable[[], list[Term | None]]
 
 
 def moved(key: str, to: Importer, given: Sequence[Term | None], run: Run) -> list[Term | None] | None:
     """The outputs of the node at hand; None where it moves no sizes. `run` computes it on plain contents."""
-    places = [i for i in MOVES.get(key, ()) if i < len(given)]
+    chosen = MOVES.get(key, ())
+    places = [i for i in range(len(given)) if chosen is None or i in chosen]
     data = [given[i] for i in places]
     if not any(t is not None and t.content is not None and not t.plain for t in data):
         return None

@@ -152,60 +152,6 @@ def _(node: Any, a: np.ndarray) -> np.ndarray:
     return _each(lambda x: -x, a)
 
 
-@symbolic("Identity")
-def _(node: Any, a: np.ndarray) -> np.ndarray:
-    return a
-
-
-@symbolic("Concat")
-def _(node: Any, *arrays: np.ndarray) -> np.ndarray:
-    return np.concatenate(arrays, node.attr("axis"))
-
-
-@symbolic("Gather")
-def _(node: Any, data: np.ndarray, indices: np.ndarray) -> np.ndarray | None:
-    axis = node.attr("axis", 0)
-    if any(isinstance(i, Expr) for i in indices.flat):
-        return None
-    return np.take(data, indices.astype(np.int64), axis)
-
-
-@symbolic("Reshape")
-def _(node: Any, data: np.ndarray, shape: np.ndarray) -> np.ndarray | None:
-    if any(isinstance(s, Expr) for s in shape.flat) or node.attr("allowzero", 0):
-        return None
-    return data.reshape([data.shape[i] if s == 0 else s for i, s in enumerate(shape.flat)])
-
-
-@symbolic("Squeeze")
-def _(node: Any, data: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
-    chosen = node.attr("axes", None) if axes is None else tuple(int(a) for a in axes.flat)
-    return data.squeeze() if chosen is None else data.squeeze(tuple(chosen))
-
-
-@symbolic("Unsqueeze")
-def _(node: Any, data: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
-    chosen = node.attr("axes", None) if axes is None else [int(a) for a in axes.flat]
-    return np.expand_dims(data, tuple(chosen))
-
-
-@symbolic("Slice")
-def _(node: Any, data: np.ndarray, starts: Any = None, ends: Any = None, axes: Any = None,
-      steps: Any = None) -> np.ndarray | None:  # fmt: skip
-    given = [starts, ends, axes, steps]
-    if any(isinstance(v, Expr) for g in given if g is not None for v in g.flat):
-        return None
-    listed = [None if g is None else [int(v) for v in g.flat] for g in given]
-    starts, ends = (listed[0], listed[1]) if listed[0] is not None else (node.attr("starts"), node.attr("ends"))
-    chosen = listed[2] or node.attr("axes", None) or list(range(len(starts)))
-    pieces = [slice(None)] * data.ndim
-    for i, at in enumerate(chosen):
-        stop = ends[i]
-        step = listed[3][i] if listed[3] else 1
-        pieces[at] = slice(starts[i], None if step < 0 and stop < -data.shape[at] else stop, step)
-    return data[tuple(pieces)]
-
-
 @symbolic("Equal")
 def _(node: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
     return _decided(a, b, lambda d: d == 0, node.ranges)
@@ -227,13 +173,6 @@ for _op, _swap, _strict in (("Less", False, 1), ("LessOrEqual", False, 0), ("Gre
     SYMBOLIC[_op] = _compared(_swap, _strict)
 
 
-@symbolic("Where")
-def _(node: Any, cond: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    if any(isinstance(c, Expr) for c in cond.flat):
-        return None
-    return _each(lambda c, x, y: x if c else y, cond, a, b)
-
-
 @symbolic("ReduceProd")
 def _(node: Any, data: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray | None:
     if data.ndim != 1:
@@ -241,13 +180,6 @@ def _(node: Any, data: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray
     out = np.empty((1,) if node.attr("keepdims", 1) else (), object)
     out.flat[0] = dims.product(data.flat)
     return out
-
-
-@symbolic("Expand")
-def _(node: Any, data: np.ndarray, shape: np.ndarray) -> np.ndarray | None:
-    if any(isinstance(s, Expr) for s in shape.flat):
-        return None
-    return np.broadcast_to(data, np.broadcast_shapes(data.shape, tuple(int(s) for s in shape.flat)))
 
 
 def _decided(a: np.ndarray, b: np.ndarray, test: Callable[[int], bool], ranges: dims.Ranges) -> np.ndarray | None:
@@ -289,5 +221,5 @@ def settle(name: str, node: Any, terms: Iterable[Term | None]) -> Term | None:
         from ..dtypes import boolean
 
         return Term(boolean, result.shape, content=result)
-    first = next((t for t in (given[1:] if name == "Where" else given) if t is not None), None)
+    first = next((t for t in given if t is not None), None)
     return None if first is None else of_dims(result, first.dtype)
