@@ -88,7 +88,7 @@ class Work:
     @property
     def settled(self) -> dict[str, list[Any]]:
         """The inputs that were fixed, as the manifest holds them."""
-        return {name: array.tolist() for name, array in getattr(self.source, "fixed", {}).items()}
+        return {} if self.source is None else {name: array.tolist() for name, array in self.source.fixed.items()}
 
     @cached_property
     def files(self) -> Mapping[str, bytes]:

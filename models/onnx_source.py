@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,12 @@ _UNCHANGED = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "
 class OnnxSource(Source):
     """A model that is an ONNX file; it has no torch module.
 
-    model:  the ModelProto. arrays: reads a TensorProto of it. fixed: inputs whose values are settled.
+    model:  the ModelProto. arrays: reads a TensorProto of it.
     """
 
     path: Path = Path()
     model: Any = None
     arrays: Callable[[Any], np.ndarray] | None = None
-    fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def form(self) -> str:
@@ -101,16 +100,27 @@ def onnx_source(
     _check_names(dims or {}, {v.name for v in given}, "dims")
     namer, tables = _Namer(), _tables(model.graph)
     specs = tuple(_spec(v, namer, tables, (dims or {}).get(v.name)) for v in given)
-    weights = sum(arrays(t).nbytes for t in model.graph.initializer if t.data_type != 8)
     ids = [s for s in specs if s.role == "ids"]
-    nan = [t.name for t in model.graph.initializer if t.data_type in _FLOATS and np.isnan(np.sum(arrays(t)))]
-    nan = [t.name for t in model.graph.initializer if t.name in nan and np.isnan(arrays(t)).any()]
+    weights, nan = _weights(model.graph, arrays)
     return OnnxSource(
         name=name or path.stem, kind="onnx", module=None, inputs=specs,  # type: ignore[arg-type]
         notes=(*namer.notes, *warned(name or path.stem, "NaN", nan)),
         outputs=tuple(o.name for o in model.graph.output), parameter_bytes=weights,
         vocab_size=ids[0].high + 1 if ids else None, path=path, model=model, arrays=arrays, fixed=fixed,
     )  # fmt: skip
+
+
+def _weights(graph: Any, arrays: Callable[[Any], np.ndarray]) -> tuple[int, list[str]]:
+    """(bytes of all weights, the names of those that hold a NaN)."""
+    total, nan = 0, []
+    for tensor in graph.initializer:
+        if tensor.data_type == _STRING:
+            continue
+        array = arrays(tensor)
+        total += array.nbytes
+        if tensor.data_type in _FLOATS and np.isnan(np.sum(array)) and np.isnan(array).any():
+            nan.append(tensor.name)
+    return total, nan
 
 
 def _check_names(given: Mapping[str, Any], known: set[str], what: str) -> None:
@@ -217,7 +227,7 @@ def _tables(graph: Any) -> dict[str, int]:
     return found
 
 
-_FLOATS = frozenset({1, 10, 11, 16})
+_FLOATS, _STRING = frozenset({1, 10, 11, 16}), 8
 # ONNX's number for an element type -> its name here, for inputs that cases can be made for.
 _DTYPES = {
     1: "f32", 2: "u8", 3: "i8", 4: "u16", 5: "i16", 6: "i32", 7: "i64", 9: "bool", 10: "f16", 11: "f64", 12: "u32",

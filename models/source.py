@@ -77,6 +77,7 @@ class Source:
     pad_side:        where its tokenizer pads.
     tokenizer_files: reads what a bundle needs to turn text into ids, name -> content.
     notes:           what the user should know, in sentences.
+    fixed:           inputs whose values are settled, which the user gives no more.
     quantized:       parameter -> its blocks, of those that lie quantised in the user's file (`gguf_blocks.Blocks`).
     double:          everything is computed in f64, also where the model itself asks for f32.
     """
@@ -96,6 +97,7 @@ class Source:
     tokenizer_files: Callable[[], Mapping[str, bytes]] = _no_files
     notes: tuple[str, ...] = ()
     quantized: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     double: bool = False
 
     @property

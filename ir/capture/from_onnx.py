@@ -22,6 +22,7 @@ from .onnx_ops import ONNX
 from .onnx_reader import Arrays, Reader, Unsettled
 from .onnx_terms import Term, of_value, settle
 from .onnx_types import STANDARD, attribute, dtype
+from .problems import Problems
 
 Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size
 OLDEST = 11  # of an older opset only ops that have not changed since
@@ -65,7 +66,7 @@ class Importer(Reader):
         super().__init__(arrays, name)
         self.model, self.axes, self.fixed, self.name = model, axes, fixed, name
         self.ranges = dict(ranges)
-        self.problems: dict[str, tuple[Where, int]] = {}
+        self.problems = Problems()
         self.functions = {(f.domain, f.name): f for f in model.functions}
         self.opsets = {o.domain: o.version for o in model.opset_import}
         self._depth = self._taken_in = 0
@@ -106,22 +107,18 @@ class Importer(Reader):
             if value.name not in held:
                 self.scope[value.name] = self._input(value)
         self._graph(graph)
-        self._refuse()
+        self.problems.refuse("`tundish ops` lists what there is")
         outputs = []
         for out in graph.output:
             with self._at(Where(self.name)):
                 self.op = "the model"
-                outputs.append(self._output(self.lookup(out.name)))
+                outputs.append(self.valued(self.lookup(out.name)))
         heads = list(self._weight_nodes.values())
         self.builder.nodes = heads + [n for n in self.builder.nodes if n.op.name != "weight"]
         finished = self.builder.finish(outputs, [o.name for o in graph.output])
         used = {n for v in finished.inputs for d in v.type.shape for n in dims.symbols(d)}
         symbols = {n: self.ranges.get(n, Range()) for n in sorted(used)}
         return canonical(Program({"forward": finished}, ("forward",), self.weights, symbols))
-
-    def _output(self, term: Term) -> Value:
-        """Outputs are values of their own: an input or a weight that is passed on is copied by a node."""
-        return self.valued(term)
 
     def _version(self, domain: str) -> int:
         names = STANDARD if domain in STANDARD else (domain,)
@@ -274,8 +271,7 @@ class Importer(Reader):
         made = self.defined()
         if made is not None or any(n in self._lost for n in node.output):
             return made
-        place, times = self.problems.get(key, (self._place, 0))
-        self.problems[key] = (place, times + 1)
+        self.problems.add(key, self._place)
         self._lost.update(n for n in node.output if n)
         return None
 
@@ -285,15 +281,6 @@ class Importer(Reader):
                 raise CaptureError(f"{self.op} gives no output {name!r}")
             if name and term is not None:
                 self.scope[name] = term
-
-    def _refuse(self) -> None:
-        if not self.problems:
-            return
-        lines = [f"{w.spoken}: {name}" + (f" ({n} times)" if n > 1 else "") for name, (w, n) in self.problems.items()]
-        raise CaptureError(
-            f"{len(lines)} kind{'s' if len(lines) > 1 else ''} of op cannot be captured:\n  " + "\n  ".join(lines),
-            hint="`tundish ops` lists what there is",
-        )
 
     def _malformed(self, error: Exception) -> Exception:
         """The file's fault where ONNX's own checker finds one in the node or in types, else ours: the error itself."""

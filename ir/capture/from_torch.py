@@ -23,6 +23,7 @@ from .export import Axes, Exported, export
 from .masks import fold_masks
 from .picks import fold_picks
 from .places import where
+from .problems import Problems
 from .scalars import as_size
 from .sizes import Sizes
 from .triangles import Triangle, triangle
@@ -55,7 +56,7 @@ class Translator:
         self.sizes = Sizes(exported.names, self.ranges)
         self.builder = Builder()
         self.env: dict[Any, Any] = {}
-        self.problems: dict[str, tuple[Where, int]] = {}
+        self.problems = Problems()
         self._from_data: dict[Any, Any] = {}  # sizes that hang on a tensor's values -> the node that made them so
         self.weights: dict[str, Weight] = {}
         self._arrays = _tensors(exported.program)
@@ -113,7 +114,7 @@ class Translator:
         for node in self.exported.program.graph.nodes:
             self.node = node
             if node.op == "output":
-                self._refuse()
+                self.problems.refuse("rewrite those lines with ops that `tundish ops` lists")
                 outputs = [self.value(a) for a in _kept(self.exported.program, node)]
             elif node.op == "placeholder":
                 self._placeholder(node)
@@ -193,18 +194,8 @@ class Translator:
             )  # fmt: skip
 
     def _problem(self, name: str, node: Any = None) -> None:
-        place, times = self.problems.get(name, (where(node or self.node), 0))
-        self.problems[name] = (place, times + 1)
+        self.problems.add(name, where(node or self.node))
         self.env[self.node] = None
-
-    def _refuse(self) -> None:
-        if not self.problems:
-            return
-        lines = [f"{w.spoken}: {name}" + (f" ({n} times)" if n > 1 else "") for name, (w, n) in self.problems.items()]
-        raise CaptureError(
-            f"{len(lines)} kind{'s' if len(lines) > 1 else ''} of op cannot be captured:\n  " + "\n  ".join(lines),
-            hint="rewrite those lines with ops that `tundish ops` lists",
-        )
 
     # -- weights ----------------------------------------------------------------------------------
 

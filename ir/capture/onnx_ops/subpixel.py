@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from ...dims import Dim
@@ -55,9 +56,7 @@ def _phases(to: Importer, weight: Value, groups: int, strides: tuple[int, ...], 
         weight = sliced(to, weight, 3 + 2 * i, -1, -(2**31), -1)
     places = range(3, 3 + 2 * len(taps))
     weight = to.emit("transpose", weight, perm=(0, 2, *places[1::2], 1, *places[::2]))
-    phases = 1
-    for stride in strides:
-        phases *= stride
+    phases = prod(strides)
     return reshaped(to, weight, (groups * made * phases, into // groups, *taps))
 
 
@@ -65,9 +64,7 @@ def _repeated(to: Importer, bias: Value | None, strides: tuple[int, ...]) -> Val
     """The bias once for each phase."""
     if bias is None:
         return None
-    phases = 1
-    for stride in strides:
-        phases *= stride
+    phases = prod(strides)
     (made,) = bias.type.shape
     return reshaped(to, to.emit("expand", reshaped(to, bias, (made, 1)), shape=(made, phases)), (made * phases,))
 
@@ -75,9 +72,7 @@ def _repeated(to: Importer, bias: Value | None, strides: tuple[int, ...]) -> Val
 def _woven(to: Importer, y: Value, strides: tuple[int, ...]) -> Value:
     """[b, out · phases, *q] as [b, out, *(q · stride)]: the phases of each axis put between each other."""
     batch, channels, *q = y.type.shape
-    phases = 1
-    for stride in strides:
-        phases *= stride
+    phases = prod(strides)
     assert isinstance(channels, int)
     y = reshaped(to, y, (batch, channels // phases, *strides, *q))
     n = len(strides)
