@@ -15,13 +15,14 @@ from .backends.bundle import Bundle, check_place, open_bundle, write_bundle
 from .backends.version import version
 from .compiler.plan import Plan
 from .compiler.task import Precision, Task
-from .ir.diagnostics import CaptureError, CheckError, CompileError, LoadError, RunError, TundishError, ours
+from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
 from .ir.dims import Range
 from .ir.graph import Program
+from .measuring import account, bench
 from .models.errors import ModelWarning
 from .profiler.report.progress import Progress, silent, stages
 from .profiler.report.table import pairs, table
-from .work import DEFAULT_BATCH, DEFAULT_SEQ, Asked, Span, Work, open_source
+from .work import Asked, Span, Work, after_passes
 
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "capture", "compile", "demo", "doctor",
@@ -29,7 +30,6 @@ __all__ = [
     "verify", "version",
 ]  # fmt: skip
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-SEQ = 128  # the sequence length that `account` and `bench` take when none is given
 NOTES = "notes.json"
 
 
@@ -216,7 +216,7 @@ def show(
     from .ir.walk import op_counts
 
     work = Work(model, Asked(task), progress)
-    program = _optimized(work.program, "onnxruntime") if optimized else fold(work.program)
+    program = after_passes(work.program, "onnxruntime") if optimized else fold(work.program)
     entry = program.functions[program.entries[0]]
     counts = op_counts(program)
     return {
@@ -229,67 +229,6 @@ def show(
         "op_counts": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         "text": to_text(program),
     }
-
-
-def account(
-    model: Any, *, batch: int = 1, seq: int | None = None, task: str | None = None, progress: Progress = silent
-) -> dict[str, Any]:
-    """Parameters, FLOPs and bytes, exact, by module and op, at one batch and sequence length.
-
-    seq: 128 by default, or what the model can take where that is less.
-    Counted on the captured program with norms, attention and activations raised to single ops, before fusion.
-    """
-    from .profiler.account import account as count
-
-    work = Work(model, Asked(task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ)), progress)
-    buffers = work.source.buffers() if work.source is not None else frozenset()
-    longest = work.program.symbols.get("seq", DEFAULT_SEQ).high
-    seq = min(SEQ, longest or SEQ) if seq is None else seq
-    sizes = {name: batch if name == "batch" else seq for name in work.program.symbols}
-    raised = _optimized(work.program, "reference")
-    return count(raised, sizes, buffers=buffers, captured=work.program).to_json()
-
-
-def bench(
-    model: Any = None, *, peers: list[str] | None = None, batch: int = 1, seq: int | None = None, rounds: int = 15,
-    threads: int | None = None, write: str | Path | None = None, progress: Progress = silent,
-) -> dict[str, Any]:  # fmt: skip
-    """Times our bundle against its peers, interleaved, each in a process of its own; rows with ratios.
-
-    model: a path or name, or None for the workloads of docs/benchmarks.md. seq: 128, or what the model can take.
-    write: the markdown file to rewrite.
-    """
-    from .models.cases import make
-    from .profiler.benchmarks import WORKLOADS, write_tables
-    from .profiler.compare import check_peers, compare_peers
-
-    check_peers(peers)
-    if not isinstance(model, (str, Path, type(None))):
-        raise TundishError("each competitor loads the model itself, so it must have a name",
-                           found=type(model).__name__, hint="give a path, a name, or file.py:factory")  # fmt: skip
-    handed = {
-        "compile": f"{__package__}.api:compile", "loader": f"{__package__}.models.open:open_model",
-        "inputs_maker": f"{__package__}.models.cases:make",
-    }  # fmt: skip
-    results = []
-    for name, rows, length in WORKLOADS if model is None else [(str(model), batch, seq)]:
-        progress(f"{name}: loading the model", 0.0)
-        source = open_source(name, Asked())
-        longest = source.max_seq or length or SEQ
-        length = length or min(SEQ, longest)
-        if length > longest:
-            raise CaptureError(f"{name} takes at most {longest} positions", found=f"--seq {length}")
-        sizes = {"batch": _beyond(rows, DEFAULT_BATCH), "seq": _beyond(length, DEFAULT_SEQ), "form": source.form}
-        results.append(
-            compare_peers(
-                name, make(source, rows, length, np.random.default_rng(0)), {**handed, **sizes}, peers=peers,
-                rounds=rounds, threads=threads, say=_saying(progress, name),
-            )
-        )
-        del source
-    if write is not None:
-        write_tables(Path(write), results)
-    return {"rows": [{"model": r["model"], **row} for r in results for row in r["rows"]]}
 
 
 def models() -> list[dict[str, Any]]:
@@ -348,10 +287,6 @@ def demo(output: str | Path = "demo", *, progress: Progress = silent) -> list[di
     return demonstrate(compile, verify, Path(output), progress)
 
 
-def _saying(progress: Progress, name: str) -> Callable[[str], None]:
-    return lambda text: progress(f"{name}: {text}", 0.0)
-
-
 # -- what the verbs share -------------------------------------------------------------------------------
 
 
@@ -400,21 +335,6 @@ def _check_usable(target: str, backend: str) -> None:
     for row in targets():
         if (row["target"], row["backend"]) == (target, backend) and not row["usable"]:
             raise CompileError(f"target {target!r} is not usable here: {row['about']}", hint="see `tundish targets`")
-
-
-def _optimized(program: Program, backend: str) -> Program:
-    """After all passes for a backend; the reference takes every op and fuses none."""
-    from .backends.registry import get
-    from .compiler.driver import compile_program
-    from .compiler.hardware.machine import this_machine
-
-    task = Task(this_machine(), get(backend).capabilities(this_machine()), ranges=program.symbols)
-    return compile_program(program, task).program
-
-
-def _beyond(size: int | None, default: Range) -> str | None:
-    """The range to capture for a size that the default range does not hold."""
-    return None if size is None or size in default or size < 1 else f"1..{size}"
 
 
 def _temporary(name: str) -> tuple[Path, Callable[[], None]]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
-import math
-import os
 import platform
 import shlex
 import sys
@@ -17,41 +14,28 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
-
-class _Group(TyperGroup):
-    """Typer has its own answers to Ctrl-C and to a closed pipe; these are ours."""
-
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except (KeyboardInterrupt, BrokenPipeError) as stop:
-            raise SystemExit(_stopped(stop)) from stop
-
-
-app = typer.Typer(
-    name="tundish", cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="One Transformer model in, a verified bundle for your hardware out.",
-    epilog="Exit codes: 0 done, 1 a check failed, 2 something to change in the input, 70 a fault of ours. "
-    "`--debug` anywhere shows the traceback of an error.",
-)  # fmt: skip
-
-Model = Annotated[str, typer.Argument(help="a folder, .gguf file, zoo name, file.py:factory, or a saved graph")]
-BundlePath = Annotated[Path, typer.Argument(help="a bundle folder made by `tundish compile`")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the rows as JSON")]
-Target = Annotated[str, typer.Option(help="cpu or cuda")]
-BackendName = Annotated[str, typer.Option(help="onnxruntime, reference or null")]
-TaskName = Annotated[str | None, typer.Option(help="the model's head, when not config.architectures[0]")]
-Span = Annotated[str | None, typer.Option(help="sizes to allow: 4, 1..8 or 1..")]
-Packed = Annotated[bool, typer.Option("--packed", help="rows hold several texts: position_ids instead of a mask")]
-Fixed = Annotated[list[str] | None, typer.Option("--fix", help="settle an ONNX input: NAME=1,2,3 or NAME=file.npy")]
-PrecisionName = Annotated[str, typer.Option(help="fp32, fp16 or bf16")]
-Threads = Annotated[int | None, typer.Option(min=1, help="threads to compute with; all cores when not given")]
-BatchSize = Annotated[int, typer.Option(min=1, help="batch size")]
-SeqSize = Annotated[int | None, typer.Option(min=1, help="sequence length; 128, or what the model can take")]
+from . import cli_measuring  # noqa: F401  (its commands join the group)
+from .cli_base import (
+    AsJson,
+    BackendName,
+    BundlePath,
+    Fixed,
+    Model,
+    Packed,
+    PrecisionName,
+    Span,
+    Target,
+    TaskName,
+    Threads,
+    app,
+    print_any,
+    print_json,
+    print_pairs,
+    print_rows,
+    say,
+    stopped,
+)
 
 
 def _version(asked: bool) -> None:
@@ -99,11 +83,11 @@ def compile(
         )  # fmt: skip
     passes = api.explain(bundle) if explain else None
     if as_json:
-        _json({**api.summary(bundle), **({"passes": passes} if explain else {})})
+        print_json({**api.summary(bundle), **({"passes": passes} if explain else {})})
         return
-    _pairs(api.summary(bundle))
+    print_pairs(api.summary(bundle))
     if passes is not None:
-        _rows(passes)
+        print_rows(passes)
 
 
 @app.command()
@@ -118,7 +102,8 @@ def run(
     """Run a bundle once on arrays from files."""
     from . import api
 
-    _show(api.run(bundle, _assignments(input or [], "--input"), output=output, entry=entry, threads=threads), as_json)
+    given = _assignments(input or [], "--input")
+    print_any(api.run(bundle, given, output=output, entry=entry, threads=threads), as_json)
 
 
 @app.command()
@@ -134,12 +119,12 @@ def verify(
     with api.stages(as_json or against is None) as progress:
         report = api.verify(bundle, against=against, bisect=bisect, progress=progress)
     if as_json:
-        _json(report.to_json())
+        print_json(report.to_json())
     else:
-        _rows([_verified(row) for row in report.to_json()["outputs"]])
-        _say(f"{report.cases} cases answered by {report.origin}: {'passed' if report.passed else 'FAILED'}")
+        print_rows([_verified(row) for row in report.to_json()["outputs"]])
+        say(f"{report.cases} cases answered by {report.origin}: {'passed' if report.passed else 'FAILED'}")
         for line in report.notes:
-            _say(line)
+            say(line)
     if not report.passed:
         raise typer.Exit(1)
 
@@ -170,7 +155,7 @@ def export(
             model, output, portable=portable, opset=opset, task=task, batch=batch, seq=seq, packed=packed,
             fixed=_assignments(fix or [], "--fix"), progress=progress,
         )  # fmt: skip
-    _show(row, as_json)
+    print_any(row, as_json)
 
 
 @app.command()
@@ -187,12 +172,12 @@ def show(
     with api.stages(as_json) as progress:
         row = api.show(model, task=task, optimized=optimized, progress=progress)
     if as_json:
-        _json(row)
+        print_json(row)
     elif text:
         print(row["text"])
     else:
-        _pairs({k: v for k, v in row.items() if k not in ("op_counts", "text")})
-        _rows([{"op": k, "count": v} for k, v in row["op_counts"].items()])
+        print_pairs({k: v for k, v in row.items() if k not in ("op_counts", "text")})
+        print_rows([{"op": k, "count": v} for k, v in row["op_counts"].items()])
 
 
 @app.command()
@@ -214,53 +199,7 @@ def capture(
             model, task=task, batch=batch, seq=seq, packed=packed, fixed=_assignments(fix or [], "--fix"),
             output=output, progress=progress,
         )  # fmt: skip
-    _show({"saved": str(output), "nodes": sum(len(g.nodes) for g in program.functions.values())}, as_json)
-
-
-@app.command()
-def account(
-    model: Model,
-    batch: BatchSize = 1,
-    seq: SeqSize = None,
-    task: TaskName = None,
-    as_json: AsJson = False,
-) -> None:
-    """Count parameters, FLOPs and bytes, exactly, by module and op."""
-    from . import api
-
-    with api.stages(as_json) as progress:
-        row = api.account(model, batch=batch, seq=seq, task=task, progress=progress)
-    if as_json:
-        _json(row)
-        return
-    _pairs({k: v for k, v in row.items() if not isinstance(v, list)})
-    _rows(row["by_module"])
-    _rows(row["by_op"])
-
-
-@app.command()
-def bench(
-    model: Annotated[str | None, typer.Argument(help="a model; BERT-base and GPT-2 when not given")] = None,
-    peers: Annotated[str | None, typer.Option(help="comma-separated names; all that are installed by default")] = None,
-    batch: BatchSize = 1,
-    seq: SeqSize = None,
-    rounds: Annotated[int, typer.Option(min=1, help="rounds in which every competitor runs once")] = 15,
-    threads: Threads = None,
-    write: Annotated[Path | None, typer.Option(help="the markdown file whose table to rewrite")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Time a bundle against its peers, interleaved in one run."""
-    from . import api
-
-    names = [name.strip() for name in peers.split(",")] if peers else None
-    with api.stages(as_json) as progress:
-        result = api.bench(
-            model, peers=names, batch=batch, seq=seq, rounds=rounds, threads=threads, write=write, progress=progress
-        )
-    if as_json:
-        _json(result)
-    else:
-        _rows(result["rows"])
+    print_any({"saved": str(output), "nodes": sum(len(g.nodes) for g in program.functions.values())}, as_json)
 
 
 @app.command()
@@ -268,7 +207,7 @@ def models(as_json: AsJson = False) -> None:
     """List the models that have a name."""
     from . import api
 
-    _show(api.models(), as_json)
+    print_any(api.models(), as_json)
 
 
 @app.command()
@@ -276,7 +215,7 @@ def targets(as_json: AsJson = False) -> None:
     """List targets and the backends that serve them here."""
     from . import api
 
-    _show(api.targets(), as_json)
+    print_any(api.targets(), as_json)
 
 
 @app.command()
@@ -284,7 +223,7 @@ def ops(as_json: AsJson = False) -> None:
     """List every op, and how each backend takes it."""
     from . import api
 
-    _show(api.ops(), as_json)
+    print_any(api.ops(), as_json)
 
 
 @app.command()
@@ -292,7 +231,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Say what is installed, what is missing, and what to do about it."""
     from . import api
 
-    _show(api.doctor(), as_json)
+    print_any(api.doctor(), as_json)
 
 
 @app.command()
@@ -306,54 +245,13 @@ def demo(
     with api.stages(as_json) as progress:
         rows = api.demo(output, progress=progress)
     if as_json:
-        _json(rows)
+        print_json(rows)
     else:
         for row in rows:
-            _pairs({k: v for k, v in row.items() if k != "lines"})
+            print_pairs({k: v for k, v in row.items() if k != "lines"})
             print("\n".join(f"  {line}" for line in row["lines"]), end="\n\n")
     if not all(row["passed"] for row in rows):
         raise typer.Exit(1)
-
-
-# -- printing ------------------------------------------------------------------------------------------
-
-
-def _json(value: Any) -> None:
-    print(json.dumps(_plain(value), indent=2, default=str, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no word for what is not finite: it becomes null."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _show(value: Any, as_json: bool) -> None:
-    if as_json:
-        _json(value)
-    elif isinstance(value, list):
-        _rows(value)
-    else:
-        _pairs(value)
-
-
-def _rows(rows: list[dict[str, Any]]) -> None:
-    from . import api
-
-    api.table(rows)
-
-
-def _pairs(row: dict[str, Any]) -> None:
-    from . import api
-
-    api.pairs(row)
 
 
 _VALUES = {"--input": "name=file.npy or name=random", "--fix": "name=1,2,3 or name=file.npy"}
@@ -387,7 +285,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         sys.stdout.flush()
     except BrokenPipeError as stop:
-        code = _stopped(stop)
+        code = stopped(stop)
     sys.exit(code)
 
 
@@ -399,7 +297,7 @@ def _show_warnings() -> None:
 
     def show(message: Any, category: type[Warning], *place: Any) -> None:
         if issubclass(category, api.ModelWarning):
-            _say(f"tundish: warning: {message}")
+            say(f"tundish: warning: {message}")
         else:
             theirs(message, category, *place)
 
@@ -414,20 +312,11 @@ def _guarded(command: Callable[[], Any], arguments: list[str], debug: bool) -> i
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except (KeyboardInterrupt, BrokenPipeError) as stop:
-        return _stopped(stop)
+        return stopped(stop)
     except Exception as error:
         if debug:
             traceback.print_exc()
         return _failed(error, arguments)
-
-
-def _stopped(stop: BaseException) -> int:
-    """Ctrl-C, or nobody reads on: the exit codes that a shell knows them by."""
-    if isinstance(stop, KeyboardInterrupt):
-        _say("tundish: stopped; nothing half-written was left")
-        return 130
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
 
 
 def _failed(error: Exception, arguments: list[str]) -> int:
@@ -435,20 +324,20 @@ def _failed(error: Exception, arguments: list[str]) -> int:
 
     program: str | None = getattr(error, "tundish_program", None)
     if isinstance(error, api.TundishError) and program is None:
-        _say(f"tundish: {error}")
+        say(f"tundish: {error}")
         return error.exit_code
     if isinstance(error, MemoryError):
-        _say("tundish: there is not enough memory")
+        say("tundish: there is not enough memory")
         return 2
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-        _say(f"tundish: {error.strerror}{f': {str(error.filename)[:200]}' if error.filename else ''}")
+        say(f"tundish: {error.strerror}{f': {str(error.filename)[:200]}' if error.filename else ''}")
         return 2
     first = str(error).strip().partition("\n")[0]
-    _say(f"tundish: a fault of ours: {type(error).__name__}: {first}")
+    say(f"tundish: a fault of ours: {type(error).__name__}: {first}")
     try:
-        _say(f"  a reproduction is in {_reproduction(arguments, error, program or '')}; please report it")
+        say(f"  a reproduction is in {_reproduction(arguments, error, program or '')}; please report it")
     except OSError as lost:
-        _say(f"  a reproduction could not be written ({lost.strerror}); run it again with --debug")
+        say(f"  a reproduction could not be written ({lost.strerror}); run it again with --debug")
     return 70
 
 

@@ -194,6 +194,17 @@ def _from_onnx(source: Any, ranges: Mapping[str, Range]) -> Program:
 _CAPTURES: Mapping[str, Callable[[Any, Mapping[str, Range]], Program]] = {"torch": _from_torch, "onnx": _from_onnx}
 
 
+def after_passes(program: Program, backend: str) -> Program:
+    """After all passes for a backend; the reference takes every op and fuses none."""
+    from .backends.registry import get
+    from .compiler.driver import compile_program
+    from .compiler.hardware.machine import this_machine
+    from .compiler.task import Task
+
+    task = Task(this_machine(), get(backend).capabilities(this_machine()), ranges=program.symbols)
+    return compile_program(program, task).program
+
+
 def saved_program(model: Any) -> tuple[str, Program] | None:
     if isinstance(model, Program):
         return "program", model

@@ -34,6 +34,36 @@ class Built:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """One kernel of one run.
+
+    key:    the node of the plan that it computes (`ir.walk.Step.key`); several kernels may bear one node's key, and a
+            kernel that computes several nodes bears the key of the one that anchors it. "" is work of no node.
+    kernel: what the backend calls it.
+    keys:   all nodes that it computes, where it is more than the one.
+    start_s: since the run's start.
+    """
+
+    key: str
+    kernel: str
+    start_s: float
+    seconds: float
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Profiled:
+    """Runs of one entry: `totals_s` without profiling, `profiled_s` with it, interleaved; the kernels of each of those.
+
+    The difference of the two medians is what profiling itself costs.
+    """
+
+    totals_s: tuple[float, ...]
+    profiled_s: tuple[float, ...]
+    runs: tuple[tuple[KernelTime, ...], ...]
+
+
 class Runner(Protocol):
     """An opened program."""
 
@@ -73,4 +103,6 @@ class Backend(Protocol):
         ...
 
 
-__all__ = ["WEIGHTS", "Arrays", "Backend", "Built", "Runner", "Signature", "TensorSpec"]
+__all__ = [
+    "WEIGHTS", "Arrays", "Backend", "Built", "KernelTime", "Profiled", "Runner", "Signature", "TensorSpec",
+]  # fmt: skip

@@ -13,6 +13,7 @@ from .diagnostics import RunError
 from .dims import Expr
 from .dtypes import f64
 from .graph import Graph, Node, Program, Value, callee
+from .walk import key_of
 from .weights import materialize
 
 Arrays = Mapping[str, np.ndarray]
@@ -114,7 +115,7 @@ class Evaluator:
     ) -> tuple[np.ndarray, ...]:
         name = callee(node)
         if name is not None:
-            inner = f"{path}/{node.outputs[0].name}"
+            inner = key_of(path, node)
             results = tuple(self.graph(self.program.functions[name], arrays, sizes, inner))
         elif node.op.name == "weight":
             results = (self._weight(node.attrs["name"]),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from .diagnostics import Where
 from .graph import Node, Program, callee
@@ -13,12 +14,35 @@ from .text_words import read_where, where_text
 _INDEX = re.compile(r"\{i(?:\+(\d+))?\}")
 
 
-def walk(program: Program, entry: str | None = None) -> Iterator[tuple[Where, Node]]:
-    """(place, node) of all that an entry runs, in order; `call` and `fused` nodes are replaced by their bodies.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One run of one node. key: unique in the entry: the call path and the node's first output.
+
+    calls: the `call` and `fused` nodes it stands in, innermost first; the key's path names each by its first output.
+    """
+
+    key: str
+    where: Where
+    node: Node
+    calls: tuple[Node, ...] = ()
+
+
+def steps(program: Program, entry: str | None = None) -> Iterator[Step]:
+    """All that an entry runs, in order; `call` and `fused` nodes are replaced by their bodies.
 
     The place is the node's own, with `{i}` resolved for each call. A node of a layer called 12 times comes 12 times.
     """
-    yield from _walk(program, entry or program.entries[0], ())
+    yield from _steps(program, entry or program.entries[0], "", ())
+
+
+def walk(program: Program, entry: str | None = None) -> Iterator[tuple[Where, Node]]:
+    """(place, node) of all that an entry runs, in order; see `steps`."""
+    return ((step.where, step.node) for step in steps(program, entry))
+
+
+def key_of(path: str, node: Node) -> str:
+    """The key of a node, or of a call, that stands under the calls of `path`."""
+    return f"{path}/{node.outputs[0].name}" if path else node.outputs[0].name
 
 
 def op_counts(program: Program, entry: str | None = None) -> dict[str, int]:
@@ -54,13 +78,13 @@ def at_index(where: Where, index: int) -> Where:
     return Where(where.file, where.line, _INDEX.sub(lambda m: str(index + int(m[1] or 0)), where.module))
 
 
-def _walk(program: Program, name: str, calls: tuple[Node, ...]) -> Iterator[tuple[Where, Node]]:
+def _steps(program: Program, name: str, path: str, calls: tuple[Node, ...]) -> Iterator[Step]:
     for node in program.functions[name].nodes:
-        inner = callee(node)
+        key, inner = key_of(path, node), callee(node)
         if inner is not None:
-            yield from _walk(program, inner, (node, *calls))
+            yield from _steps(program, inner, key, (node, *calls))
             continue
         where = node.where
         for call in calls:  # innermost first
             where = resolve(where, call)
-        yield where, node
+        yield Step(key, where, node, calls)

@@ -276,7 +276,7 @@ def test_plain_text_in_a_pipe_and_talk_on_stderr(command: Command, made: Path) -
 
 
 def test_what_is_not_finite_is_null(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._json({"error": float("nan"), "rows": [float("inf"), 1.5]})
+    cli.print_json({"error": float("nan"), "rows": [float("inf"), 1.5]})
     assert json.loads(capsys.readouterr().out) == {"error": None, "rows": [None, 1.5]}
 
 

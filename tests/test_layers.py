@@ -22,9 +22,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "compiler": frozenset({"ir"}),
     "backends": frozenset({"ir", "compiler"}),
     "profiler": frozenset({"ir", "compiler", "backends"}),
-    "api": frozenset({*FOLDERS, "work"}),
+    "api": frozenset({*FOLDERS, "work", "measuring"}),
+    "measuring": frozenset({*FOLDERS, "work"}),
     "work": frozenset(FOLDERS),
-    "cli": frozenset({"api"}),
+    "cli": frozenset({"api", "cli_base", "cli_measuring"}),
+    "cli_measuring": frozenset({"api", "cli_base"}),
+    "cli_base": frozenset({"api"}),
     "__init__": frozenset({"api"}),
     "__main__": frozenset({"cli"}),
 }
@@ -38,6 +41,7 @@ MAY_OPEN: tuple[tuple[str, frozenset[str]], ...] = (
     ("backends/", HEAVY),
     ("profiler/", HEAVY),
     ("api.py", HEAVY),
+    ("measuring.py", HEAVY),
     ("work.py", HEAVY),
 )
 # Opened only once torch is in use, by a function of its neighbours.
@@ -59,7 +63,7 @@ class Import:
 
 
 def sources() -> list[Path]:
-    files = [ROOT / f"{name}.py" for name in ("__init__", "__main__", "api", "cli", "work")]
+    files = [ROOT / f"{name}.py" for name in MAY_IMPORT]
     for folder in FOLDERS:
         files += sorted((ROOT / folder).rglob("*.py"))
     return [f for f in files if f.is_file()]

@@ -10,6 +10,7 @@ from ...ir import dims
 from ...ir.diagnostics import CompileError
 from ...ir.dims import Range
 from ...ir.graph import Node, Program, Value
+from ...ir.walk import key_of
 from ..plan import Note, Plan
 from ..task import Task
 from .registry import decision
@@ -138,7 +139,7 @@ class _Lives:
         for node in graph.nodes:
             inputs = [None if v is None else held[v] for v in node.inputs]
             if node.op.name == "call":
-                inner = f"{path}/{node.outputs[0].name}"
+                inner = key_of(path, node)
                 outputs = self.run(node.attrs["function"], inputs, inner)
             else:
                 outputs = self._node(node, inputs, path)

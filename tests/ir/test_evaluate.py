@@ -111,7 +111,7 @@ def test_every_node_is_shown_with_the_path_of_its_calls() -> None:
 
     Evaluator(PROGRAM, on_node=note).run(inputs())
     assert seen == [
-        ("", "weight"), ("/0", "linear"), ("", "call"), ("/1", "linear"), ("", "call"), ("", "reshape"), ("", "add"),
+        ("", "weight"), ("0", "linear"), ("", "call"), ("1", "linear"), ("", "call"), ("", "reshape"), ("", "add"),
     ]  # fmt: skip
 
 

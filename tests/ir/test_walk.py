@@ -9,7 +9,7 @@ from tundish.ir.build import Builder
 from tundish.ir.diagnostics import Where
 from tundish.ir.graph import Program
 from tundish.ir.tensor import TensorType
-from tundish.ir.walk import op_counts, parse_where, walk
+from tundish.ir.walk import op_counts, parse_where, steps, walk
 
 X = TensorType(dtypes.f32, (2, 3))
 
@@ -84,3 +84,14 @@ def test_entries_are_walked_one_at_a_time():
 )
 def test_a_place_is_read_back_from_its_text(where):
     assert parse_where(str(where)) == where
+
+
+def test_each_step_has_a_key_of_its_own_with_the_path_of_its_calls():
+    layer = body(("exp", Where("m.py", 7, "layers.{i}.act")), ("tanh", Where("m.py", 9, "layers.{i}.norm")))
+    main = caller([(layer, "layer", {"index": i}) for i in (0, 1)], before=["neg"])
+    program = Program({"layer": layer, "main": main}, ("main",))
+    found = list(steps(program))
+    calls = [n.outputs[0].name for n in main.nodes if n.op.name == "call"]
+    inner = [n.outputs[0].name for n in layer.nodes]
+    assert [s.key for s in found] == [main.nodes[0].outputs[0].name, *(f"{c}/{i}" for c in calls for i in inner)]
+    assert [len(s.calls) for s in found] == [0, 1, 1, 1, 1]

@@ -1,0 +1,56 @@
+"""The commands that give numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_base import AsJson, BatchSize, Model, SeqSize, TaskName, Threads, app, print_json, print_pairs, print_rows
+
+
+@app.command()
+def account(
+    model: Model,
+    batch: BatchSize = 1,
+    seq: SeqSize = None,
+    task: TaskName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count parameters, FLOPs and bytes, exactly, by module and op."""
+    from . import api
+
+    with api.stages(as_json) as progress:
+        row = api.account(model, batch=batch, seq=seq, task=task, progress=progress)
+    if as_json:
+        print_json(row)
+        return
+    print_pairs({k: v for k, v in row.items() if not isinstance(v, list)})
+    print_rows(row["by_module"])
+    print_rows(row["by_op"])
+
+
+@app.command()
+def bench(
+    model: Annotated[str | None, typer.Argument(help="a model; BERT-base and GPT-2 when not given")] = None,
+    peers: Annotated[str | None, typer.Option(help="comma-separated names; all that are installed by default")] = None,
+    batch: BatchSize = 1,
+    seq: SeqSize = None,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds in which every competitor runs once")] = 15,
+    threads: Threads = None,
+    write: Annotated[Path | None, typer.Option(help="the markdown file whose table to rewrite")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time a bundle against its peers, interleaved in one run."""
+    from . import api
+
+    names = [name.strip() for name in peers.split(",")] if peers else None
+    with api.stages(as_json) as progress:
+        result = api.bench(
+            model, peers=names, batch=batch, seq=seq, rounds=rounds, threads=threads, write=write, progress=progress
+        )
+    if as_json:
+        print_json(result)
+    else:
+        print_rows(result["rows"])

@@ -1,0 +1,1 @@
+"""Seconds: the only formulas that turn work into time on a machine."""
