@@ -46,6 +46,8 @@ def compile(
     inputs: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
     packed: bool = False,
+    phase: str = "prefill",
+    past: Span = None,
     print_after: str | None = None,
     verified: bool = False,
     progress: Progress = silent,
@@ -60,6 +62,8 @@ def compile(
     fixed:     inputs that are settled now and are none of the bundle's: an array, a .npy file, or `1,2,3`.
     packed:    for rows that hold several texts end to end: `position_ids`, which start again at 0 where a text does,
                are an input in place of `attention_mask`.
+    phase:     `decode` compiles one step of a decoder: one token a row, whose other inputs are the keys and values of
+               `past` tokens before it (1..512, or what the model can take), and which gives them back with one more.
     verified:  replay the recorded cases before the bundle takes its place; one that fails is not written.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
@@ -81,7 +85,7 @@ def compile(
         raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
     if output is not None:
         check_place(Path(output))
-    work = Work(model, Asked(task, batch, seq, inputs, fixed, packed), progress)
+    work = Work(model, Asked(task, batch, seq, inputs, fixed, packed, phase, past), progress)
     dtype = PRECISIONS[precision]
     plan = compile_program(
         work.program,
@@ -98,7 +102,7 @@ def compile(
         bundle = write_bundle(
             folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
             info={"precision": precision, "dtype": dtype, "memory": _memory(plan), "notes": list(work.notes),
-                  "task": task, "fixed": work.settled, "packed": packed},
+                  "task": task, "fixed": work.settled, "packed": packed, "phase": phase},
             check=(lambda made: check(made, dtype)) if verified else None,
         )  # fmt: skip
     if finalize is not None:
@@ -110,13 +114,13 @@ def compile(
 def capture(
     model: Any, *, task: str | None = None, batch: Span = None, seq: Span = None,
     inputs: Mapping[str, Any] | None = None, fixed: Mapping[str, Any] | None = None, packed: bool = False,
-    output: str | Path | None = None, progress: Progress = silent,
+    phase: str = "prefill", past: Span = None, output: str | Path | None = None, progress: Progress = silent,
 ) -> Program:  # fmt: skip
     """Captures a model as a Program with repeated layers folded; saves it as a folder where `output` is given."""
     from .ir.fold import fold
     from .ir.save import save
 
-    program = fold(Work(model, Asked(task, batch, seq, inputs, fixed, packed), progress).program)
+    program = fold(Work(model, Asked(task, batch, seq, inputs, fixed, packed, phase, past), progress).program)
     if output is not None:
         save(program, Path(output))
     return program
@@ -183,7 +187,8 @@ def verify(
 def export(
     model: Any, output: str | Path, *, portable: bool = False, opset: int | None = None, task: str | None = None,
     batch: Span = None, seq: Span = None, inputs: Mapping[str, Any] | None = None,
-    fixed: Mapping[str, Any] | None = None, packed: bool = False, progress: Progress = silent,
+    fixed: Mapping[str, Any] | None = None, packed: bool = False, phase: str = "prefill", past: Span = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes an ONNX file; weights above 2 GB go to one file of external data beside it.
 
@@ -197,7 +202,7 @@ def export(
     from .ir.text import to_text
 
     check_asked(Path(output), opset)
-    work = Work(model, Asked(task, batch, seq, inputs, fixed, packed), progress)
+    work = Work(model, Asked(task, batch, seq, inputs, fixed, packed, phase, past), progress)
     capabilities = OnnxRuntime(portable=portable, opset=opset).capabilities(this_machine())
     plan = compile_program(work.program, Task(this_machine(), capabilities, ranges=work.program.symbols))
     progress("writing", 0.7)
@@ -275,6 +280,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "bundle": str(bundle.path),
         "bytes": sum(f.size for f in m.files.values()),
         "model": m.name, "target": m.target, "backend": m.backend, "precision": m.info.get("precision", ""),
+        "phase": m.info.get("phase", "prefill"),
         "sizes": {n: str(Range(*span)) for e in bundle.entries.values() for n, span in e.symbols.items()},
         "memory": m.info.get("memory", {}), "notes": m.info.get("notes", []),
     }  # fmt: skip
@@ -303,7 +309,8 @@ def _asked_again(bundle: Bundle, model: Any, progress: Progress) -> tuple[Any, P
         given = {name: torch.from_numpy(np.array(array)) for name, array in stored[0].inputs.items()}
     info = bundle.manifest.info
     asked = Asked(info.get("task"), spans.get("batch"), spans.get("seq"), given, info.get("fixed"),
-                  bool(info.get("packed")) and given is None)  # fmt: skip
+                  bool(info.get("packed")) and given is None, info.get("phase", "prefill"),
+                  spans.get("past"))  # fmt: skip
     work = Work(model, asked, progress)
     if work.source is None:
         raise LoadError("a captured graph is no original, and proves nothing",

@@ -23,6 +23,8 @@ from .cli_base import (
     Fixed,
     Model,
     Packed,
+    PastSpan,
+    Phase,
     PrecisionName,
     Span,
     Target,
@@ -66,6 +68,8 @@ def compile(
     seq: Span = None,
     precision: PrecisionName = "fp32",
     packed: Packed = False,
+    phase: Phase = "prefill",
+    past: PastSpan = None,
     fix: Fixed = None,
     explain: Annotated[bool, typer.Option(help="what each pass did, and declined to do")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="write only a bundle that passes its own cases")] = False,
@@ -78,8 +82,8 @@ def compile(
     with api.stages(as_json) as progress:
         bundle = api.compile(
             model, output, target=target, backend=backend, task=task, batch=batch, seq=seq, precision=precision,
-            packed=packed, fixed=_assignments(fix or [], "--fix"), print_after=print_after, verified=verify,
-            progress=progress,
+            packed=packed, phase=phase, past=past, fixed=_assignments(fix or [], "--fix"), print_after=print_after,
+            verified=verify, progress=progress,
         )  # fmt: skip
     passes = api.explain(bundle) if explain else None
     if as_json:
@@ -144,6 +148,8 @@ def export(
     batch: Span = None,
     seq: Span = None,
     packed: Packed = False,
+    phase: Phase = "prefill",
+    past: PastSpan = None,
     fix: Fixed = None,
     as_json: AsJson = False,
 ) -> None:
@@ -153,7 +159,7 @@ def export(
     with api.stages(as_json) as progress:
         row = api.export(
             model, output, portable=portable, opset=opset, task=task, batch=batch, seq=seq, packed=packed,
-            fixed=_assignments(fix or [], "--fix"), progress=progress,
+            phase=phase, past=past, fixed=_assignments(fix or [], "--fix"), progress=progress,
         )  # fmt: skip
     print_any(row, as_json)
 
@@ -188,6 +194,8 @@ def capture(
     batch: Span = None,
     seq: Span = None,
     packed: Packed = False,
+    phase: Phase = "prefill",
+    past: PastSpan = None,
     fix: Fixed = None,
     as_json: AsJson = False,
 ) -> None:
@@ -196,8 +204,8 @@ def capture(
 
     with api.stages(as_json) as progress:
         program = api.capture(
-            model, task=task, batch=batch, seq=seq, packed=packed, fixed=_assignments(fix or [], "--fix"),
-            output=output, progress=progress,
+            model, task=task, batch=batch, seq=seq, packed=packed, phase=phase, past=past,
+            fixed=_assignments(fix or [], "--fix"), output=output, progress=progress,
         )  # fmt: skip
     print_any({"saved": str(output), "nodes": sum(len(g.nodes) for g in program.functions.values())}, as_json)
 

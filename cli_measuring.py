@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from .cli_base import AsJson, BatchSize, Model, SeqSize, TaskName, Threads, app, print_json, print_pairs, print_rows
+from .cli_base import (
+    AsJson,
+    BatchSize,
+    Model,
+    PastSize,
+    Phase,
+    SeqSize,
+    TaskName,
+    Threads,
+    app,
+    print_json,
+    print_pairs,
+    print_rows,
+)
 
 
 @app.command()
@@ -15,6 +28,8 @@ def account(
     model: Model,
     batch: BatchSize = 1,
     seq: SeqSize = None,
+    phase: Phase = "prefill",
+    past: PastSize = None,
     task: TaskName = None,
     as_json: AsJson = False,
 ) -> None:
@@ -22,7 +37,7 @@ def account(
     from . import api
 
     with api.stages(as_json) as progress:
-        row = api.account(model, batch=batch, seq=seq, task=task, progress=progress)
+        row = api.account(model, batch=batch, seq=seq, phase=phase, past=past, task=task, progress=progress)
     if as_json:
         print_json(row)
         return

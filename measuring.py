@@ -17,20 +17,24 @@ SEQ = 128  # the sequence length that is taken when none is given
 
 
 def account(
-    model: Any, *, batch: int = 1, seq: int | None = None, task: str | None = None, progress: Progress = silent
-) -> dict[str, Any]:
+    model: Any, *, batch: int = 1, seq: int | None = None, phase: str = "prefill", past: int | None = None,
+    task: str | None = None, progress: Progress = silent,
+) -> dict[str, Any]:  # fmt: skip
     """Parameters, FLOPs and bytes, exact, by module and op, at one batch and sequence length.
 
-    seq: 128 by default, or what the model can take where that is less.
+    seq: 128 by default, or what the model can take where that is less; `past` likewise, in the phase `decode`.
     Counted on the captured program with norms, attention and activations raised to single ops, before fusion.
     """
     from .profiler.account import account as count
 
-    work = Work(model, Asked(task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ)), progress)
+    asked = Asked(task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ), phase=phase,
+                  past=_beyond(past, DEFAULT_SEQ))  # fmt: skip
+    work = Work(model, asked, progress)
     buffers = work.source.buffers() if work.source is not None else frozenset()
-    longest = work.program.symbols.get("seq", DEFAULT_SEQ).high
-    seq = min(SEQ, longest or SEQ) if seq is None else seq
-    sizes = {name: batch if name == "batch" else seq for name in work.program.symbols}
+    longest = work.program.symbols.get(work.length, DEFAULT_SEQ).high
+    given = past if phase == "decode" else seq
+    length = min(SEQ, longest or SEQ) if given is None else given
+    sizes = {name: batch if name == "batch" else length for name in work.program.symbols}
     raised = after_passes(work.program, "reference")
     return count(raised, sizes, buffers=buffers, captured=work.program).to_json()
 

@@ -16,6 +16,7 @@ from .ir.graph import Program
 from .profiler.report.progress import Progress
 
 DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
+PHASES = {"prefill": "seq", "decode": "past"}  # phase -> the length that varies in it
 Span = Range | str | int | None
 
 
@@ -27,6 +28,8 @@ class Asked:
     inputs:     sample tensors of a torch module.
     fixed:      inputs settled now, by name: an array, a .npy file, or `1,2,3`.
     packed:     rows hold several texts end to end; `position_ids` in place of a mask.
+    phase:      `decode`: one token a row, against the keys and values of `past` tokens before it.
+    past:       sizes to allow, None for as many as `seq` would have.
     """
 
     task: str | None = None
@@ -35,14 +38,35 @@ class Asked:
     inputs: Mapping[str, Any] | None = None
     fixed: Mapping[str, Any] | None = None
     packed: bool = False
+    phase: str = "prefill"
+    past: Span = None
+
+    @property
+    def length(self) -> tuple[str, Span]:
+        """The length that varies in this phase, and the sizes asked for."""
+        name = PHASES[self.phase]
+        return name, self.past if name == "past" else self.seq
+
+    def check(self) -> None:
+        """Raises: TundishError where the phase is none, or a length is given that it does not have."""
+        if self.phase not in PHASES:
+            raise TundishError(f"there is no phase {self.phase!r}", hint=f"one of {', '.join(PHASES)}")
+        if self.phase == "prefill" and self.past is not None:
+            raise TundishError("a prefill has no past", found=f"--past {self.past}", hint="add --phase decode")
+        if self.phase == "decode" and self.seq not in (None, 1, "1", "1..1", Range(1, 1)):
+            raise TundishError("a decode step takes one token a row", found=f"--seq {self.seq}",
+                               hint="--past says how many tokens stand before it")  # fmt: skip
 
 
 class Work:
     """A model on its way into the compiler: captured once, and able to answer as the original does."""
 
     def __init__(self, model: Any, asked: Asked, progress: Progress) -> None:
-        batch, seq = asked.batch, asked.seq
-        self.ranges = {"batch": as_range("batch", batch, DEFAULT_BATCH), "seq": as_range("seq", seq, DEFAULT_SEQ)}
+        asked.check()
+        self.phase = asked.phase
+        self.length, span = asked.length
+        rows = as_range("batch", asked.batch, DEFAULT_BATCH)
+        self.ranges = {"batch": rows, self.length: as_range(self.length, span, DEFAULT_SEQ)}
         self.source: Any = None
         self.notes: tuple[str, ...] = ()
         if str(model) == "":
@@ -56,9 +80,9 @@ class Work:
         progress("loading the model", 0.0)
         self.source = open_source(model, asked)
         self.name, self.notes = self.source.name, tuple(self.source.notes)
-        self._limit_seq(asked=seq is not None)
-        lengths = {d for axes in self.source.axes().values() for d in axes.values()}
-        self.ranges |= {name: self.ranges["seq"] for name in lengths - set(self.ranges)}
+        self._limit_length(asked=span is not None)
+        lengths = {d for axes in self.source.axes().values() for d in axes.values() if d.isidentifier()}
+        self.ranges |= {name: self.ranges[self.length] for name in lengths - set(self.ranges)}
         progress("capturing", 0.25)
         self.program = captured(self.source, self.ranges)
         if self.source.quantized:
@@ -71,14 +95,15 @@ class Work:
         self.program, notes = hold_quantized(self.program, self.source.quantized)
         self.notes += notes
 
-    def _limit_seq(self, asked: bool) -> None:
+    def _limit_length(self, asked: bool) -> None:
         """No longer than the model's positions allow. Raises: CaptureError where more was asked for."""
-        longest, span = self.source.max_seq, self.ranges["seq"]
+        longest, span = self.source.max_seq, self.ranges[self.length]
         if longest is None or (span.high is not None and span.high <= longest):
             return
         if asked and (span.high is not None or span.low > longest):
-            raise CaptureError(f"{self.name} takes at most {longest} positions", found=f"--seq {span}")
-        self.ranges["seq"] = Range(span.low, longest)
+            of = "positions" if self.length == "seq" else "positions before the new one"
+            raise CaptureError(f"{self.name} takes at most {longest} {of}", found=f"--{self.length} {span}")
+        self.ranges[self.length] = Range(span.low, longest)
 
     @property
     def origin(self) -> str:
@@ -114,7 +139,7 @@ class Work:
         from .models.cases import cases
         from .models.text_cases import text_cases
 
-        spans = [self._span("batch", DEFAULT_BATCH), self._span("seq", DEFAULT_SEQ)]
+        spans = [self._span("batch", DEFAULT_BATCH), self._span(self.length, DEFAULT_SEQ)]
         made = (*cases(self.source, *spans), *text_cases(self.source, self.files, *spans))
         return [(c.name, c.inputs) for c in made]
 
@@ -144,6 +169,7 @@ def _answer(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 
 def open_source(model: Any, asked: Asked) -> Any:
     """Loads a model, after checking that it will fit. Raises: CaptureError."""
+    from .models.decoding import decode_step
     from .models.errors import ModelError
     from .models.open import estimate_bytes, open_model
     from .models.packed import packed
@@ -151,7 +177,8 @@ def open_source(model: Any, asked: Asked) -> Any:
     try:
         _check_fits(estimate_bytes(model))
         source = open_model(model, asked.task, inputs=asked.inputs, fixed=asked.fixed)
-        return packed(source) if asked.packed else source
+        source = packed(source) if asked.packed else source
+        return decode_step(source) if asked.phase == "decode" else source
     except ModelError as error:
         raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
 
@@ -222,7 +249,10 @@ def _narrowed(program: Program, asked: Asked) -> Program:
     if asked.fixed or asked.packed:
         raise CaptureError("a captured graph has its inputs already", hint="capture the model again")
     symbols = dict(program.symbols)
-    for name, span in (("batch", asked.batch), ("seq", asked.seq)):
+    if (asked.phase == "decode") != ("past" in symbols):
+        raise CaptureError(f"the captured graph is no {asked.phase} step",
+                           hint="capture the model again for this phase")  # fmt: skip
+    for name, span in (("batch", asked.batch), asked.length):
         if span is None:
             continue
         known, wanted = symbols.get(name), as_range(name, span, DEFAULT_BATCH)

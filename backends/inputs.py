@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle
 
 _MOST_NUMBERS, _MOST_AXES = 1 << 27, 32
-_SIZES = {"batch": 2, "seq": 16}  # what a size is by name, cut to its range; others take 4
+_SIZES = {"batch": 2, "seq": 16, "past": 16}  # what a size is by name, cut to its range; others take 4
 
 
 def arrays(bundle: Bundle, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 Span = tuple[int, int]
 # Tokens in a case at most, so that producing the original's answers stays cheap; the longest case is one row.
 BUDGET_TOKENS = 128
+STORED_BYTES = 16 << 20  # of inputs in the longest case, since a bundle holds them; what a decoder keeps is large
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ def cases(source: Source, batch: Span = (1, 4), seq: Span = (1, 128), *, seed: i
     The same arguments give the same arrays.
     """
     longest = min(seq[1], source.max_seq) if source.max_seq else seq[1]
+    longest = min(longest, STORED_BYTES // (_bytes_each(source) * max(batch[0], 1)))
     seq = (seq[0], max(seq[0], longest))
     rows = _between(batch, 3)
     length = _fit(seq, rows)
@@ -124,8 +127,18 @@ def samples(source: Source) -> dict[str, torch.Tensor]:
 
 def _lengths(source: Source) -> tuple[str, ...]:
     """The sizes other than `batch` that vary, `seq` first."""
-    names = dict.fromkeys(d for s in source.inputs for d in s.dims if isinstance(d, str) and d != "batch")
+    names = dict.fromkeys(d for s in source.inputs for d in s.dims if isinstance(d, str) and d.isidentifier())
+    names.pop("batch", None)
     return tuple(sorted(names, key=lambda name: name != "seq"))
+
+
+def _bytes_each(source: Source) -> int:
+    """Bytes of all inputs for each step of their lengths, in one row."""
+    each = [
+        DTYPES[s.dtype].itemsize * prod(d for d in s.dims if isinstance(d, int))
+        for s in source.inputs if any(d != "batch" for d in s.dims if isinstance(d, str))
+    ]  # fmt: skip
+    return max(1, sum(each))
 
 
 def _length(spec: InputSpec) -> str:
@@ -182,7 +195,13 @@ _SECOND = {_full: _full, _right: _left, _left: _full, _ragged: _both, _both: _ri
 
 
 def _sizes(spec: InputSpec, shape: Shape, seq: int) -> tuple[int, ...]:
-    return tuple(d if isinstance(d, int) else shape.sizes.get(d, seq) for d in spec.dims)
+    return tuple(d if isinstance(d, int) else _size(d, shape, seq) for d in spec.dims)
+
+
+def _size(dim: str, shape: Shape, seq: int) -> int:
+    """`past` or `past+1`."""
+    name, _, more = dim.partition("+")
+    return shape.sizes.get(name, seq) + int(more or 0)
 
 
 def _mask(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, draw: str) -> np.ndarray:

@@ -40,7 +40,7 @@ DTYPES: dict[str, np.dtype] = {
 class InputSpec:
     """One input of a model.
 
-    dims: ints, and names of sizes that vary (`batch`, `seq`).
+    dims: ints, names of sizes that vary (`batch`, `seq`), and such a name with a number added (`past+1`).
     role: `ids` and `data` are drawn at random, `mask` is 1 where a token is real, `positions` count from 0 on and
           start again where a row's next text starts.
     inverted: a mask that is 1 where a token is padding.
@@ -80,6 +80,7 @@ class Source:
     fixed:           inputs whose values are settled, which the user gives no more.
     quantized:       parameter -> its blocks, of those that lie quantised in the user's file (`gguf_blocks.Blocks`).
     double:          everything is computed in f64, also where the model itself asks for f32.
+    phase:           `decode` where one token a row is computed against what was kept of those before; see `decoding`.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Source:
     quantized: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     double: bool = False
+    phase: str = "prefill"
 
     @property
     def form(self) -> str:
@@ -159,7 +161,7 @@ def describe(source: Source, probe: Arrays) -> Source:
     """The source with its outputs named and its bytes counted, by one run on `probe`."""
     import torch
 
-    with torch.no_grad(), _plain_layers(), _shapes_only() if source.on_meta else nullcontext() as to_fake:
+    with torch.no_grad(), _plain_layers(), shapes_only() if source.on_meta else nullcontext() as to_fake:
         arrays = {s.name: to_torch(probe[s.name]) for s in source.inputs}
         try:
             arrays = {k: to_fake(v) for k, v in arrays.items()} if to_fake else arrays
@@ -287,7 +289,7 @@ def _in_double() -> Iterator[None]:
 
 
 @contextmanager
-def _shapes_only() -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+def shapes_only() -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
     """Inside, a module on the meta device runs on the fake tensors that the yielded function makes.
 
     Plain meta tensors are not enough: transformers looks at a mask's values unless it sees that it is being traced.

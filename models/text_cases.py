@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from .cases import Case, Span, ended
-from .source import DTYPES, Source
+from .decoding import PROMPT, prompted
+from .source import DTYPES, InputSpec, Source
 
 TEXTS = (
     "The capital of France is",
@@ -24,10 +25,14 @@ def text_cases(source: Source, files: Mapping[str, bytes], batch: Span, seq: Spa
     """
     if "tokenizer.json" not in files:
         return ()
-    rows = _encoded(files["tokenizer.json"], seq[1])[: batch[1]]
+    rows = _encoded(files["tokenizer.json"], seq[1] + (source.phase == "decode"))[: batch[1]]
     rows = rows * -(-batch[0] // len(rows))
+    if source.phase == "decode":
+        longest = max(seq[0] + 1, *map(len, rows))
+        return (Case("text, padded left", prompted(source, _padded(PROMPT, rows, longest, "left"))),)
     longest = max(seq[0], *map(len, rows))
-    return tuple(Case(f"text, padded {side}", _padded(source, rows, longest, side)) for side in ("right", "left"))
+    padded = ((side, _padded(source.inputs, rows, longest, side)) for side in ("right", "left"))
+    return tuple(Case(f"text, padded {side}", inputs) for side, inputs in padded)
 
 
 def _encoded(tokenizer: bytes, longest: int) -> list[list[int]]:
@@ -39,9 +44,9 @@ def _encoded(tokenizer: bytes, longest: int) -> list[list[int]]:
     return [reader.encode(text).ids[:longest] for text in TEXTS]
 
 
-def _padded(source: Source, rows: list[list[int]], longest: int, side: str) -> dict[str, np.ndarray]:
-    """Every input of the source, filled up with its padding token (or id 0); what is no id, mask or position is 0."""
-    pad = next((s.pad for s in source.inputs if s.pad is not None), 0)
+def _padded(inputs: tuple[InputSpec, ...], rows: list[list[int]], longest: int, side: str) -> dict[str, np.ndarray]:
+    """Every input, filled up with its padding token (or id 0); what is no id, mask or position is 0."""
+    pad = next((s.pad for s in inputs if s.pad is not None), 0)
     ids = np.full((len(rows), longest), pad, np.int64)
     real = np.zeros_like(ids)
     for i, row in enumerate(rows):
@@ -49,5 +54,5 @@ def _padded(source: Source, rows: list[list[int]], longest: int, side: str) -> d
         ids[i, at], real[i, at] = row, 1
     places = np.broadcast_to(np.arange(longest), ids.shape)
     by_role = {"ids": ids, "mask": real, "data": np.zeros_like(ids), "positions": places}
-    drawn = {s.name: by_role[s.role].astype(DTYPES[s.dtype]) for s in source.inputs}
-    return {s.name: ended(s, real != 0, drawn[s.name]) for s in source.inputs}
+    drawn = {s.name: by_role[s.role].astype(DTYPES[s.dtype]) for s in inputs}
+    return {s.name: ended(s, real != 0, drawn[s.name]) for s in inputs}

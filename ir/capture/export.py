@@ -17,7 +17,7 @@ from ..diagnostics import CaptureError, Where
 from ..dims import Range
 from .places import fixed_at, model_frame
 
-Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size
+Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size, or `name+1` for one more than another
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ def _wrapper(module: Any, inputs: Any, axes: Axes, call: Any, outputs: Any, foun
         for axis, size in axes.get(name, {}).items():
             other = first.setdefault(size, (name, axis))
             if other != (name, axis):
-                same.append((other, (name, axis)))
+                same.append((other, (name, axis), 0))
+    same += [(first[base], first[size], more) for size in first for base, more in _sum(size)]
 
     class Wrapper(torch.nn.Module):
         def __init__(self) -> None:
@@ -91,8 +92,8 @@ def _wrapper(module: Any, inputs: Any, axes: Axes, call: Any, outputs: Any, foun
             self.m = module
 
     def forward(self: Any, **given: Any) -> Any:
-        for (a, i), (b, j) in same:
-            torch._check(given[a].shape[i] == given[b].shape[j])
+        for (a, i), (b, j), more in same:
+            torch._check(given[b].shape[j] == given[a].shape[i] + more)
         named = dict(flatten(call(self.m, given)))
         chosen = {n: named[n] for n in outputs} if outputs else named
         found[:] = list(chosen)
@@ -104,6 +105,12 @@ def _wrapper(module: Any, inputs: Any, axes: Axes, call: Any, outputs: Any, foun
     )
     Wrapper.forward = forward  # type: ignore[method-assign]
     return Wrapper().eval()
+
+
+def _sum(size: str) -> list[tuple[str, int]]:
+    """(name, number) of a size that is a name and a number added; nothing for a plain name."""
+    base, plus, more = size.partition("+")
+    return [(base, int(more))] if plus else []
 
 
 def flatten(result: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -137,6 +144,8 @@ def _sizes(traced: Any, inputs: Any, axes: Axes) -> tuple[dict[str, str], dict[s
     frozen: list[str] = []
     for name in inputs:
         for axis, size in axes.get(name, {}).items():
+            if _sum(size):
+                continue
             dim = tensors[name].shape[axis]
             expr = dim.node.expr if isinstance(dim, torch.SymInt) else dim
             if not getattr(expr, "is_Symbol", False):

@@ -27,9 +27,13 @@ def _make_numbers(graph: Any, node: Any) -> None:
     import torch
 
     out = node.meta["val"]
+    if not isinstance(out, torch.Tensor):
+        return
     for operand in node.args[:2]:
         mask = operand.meta["val"] if hasattr(operand, "meta") else None
-        if mask is None or mask.dtype is not torch.bool or not out.is_floating_point() or not _is_drawn(operand):
+        if not isinstance(mask, torch.Tensor) or mask.dtype is not torch.bool:
+            continue
+        if not out.is_floating_point() or not _is_drawn(operand):
             continue
         with graph.inserting_before(node):
             bias = graph.call_function(torch.ops.aten.where.Scalar, (operand, 0.0, torch.finfo(out.dtype).min))

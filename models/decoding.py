@@ -1,0 +1,167 @@
+"""A decoder's step as a Source: one new token against the keys and values of those before it.
+
+The cache is concatenated: each step reads the past and returns it with the new token's keys and values behind. A step
+that writes into a cache in place is the generation loop's.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from .cases import make
+from .errors import ModelError
+from .source import InputSpec, Source, describe, shapes_only, to_torch
+
+PAST = "past"
+_PROBE = 2  # tokens of the run that shows what the model keeps; one is a special case in some models
+PROMPT = (
+    InputSpec("input_ids", "i64", ("batch", "seq"), role="ids"),
+    InputSpec("attention_mask", "i64", ("batch", "seq"), role="mask"),
+)
+
+
+def decode_step(source: Source) -> Source:
+    """The same model taking one token a row, and what it kept of `past` tokens before.
+
+    Inputs: input_ids [batch, 1], attention_mask [batch, past+1], and for each layer that keeps something
+    past_key_i [batch, kv_heads, past, d] and past_value_i [batch, kv_heads, past, e]. Outputs: logits [batch, 1, vocab]
+    and present_key_i, present_value_i, which are one longer. A token's position is the number of real tokens before
+    it, as `generate` has it; the mask may hide padding anywhere in the past.
+    Raises: ModelError for a model that does not decode, or keeps anything but keys and values.
+    """
+    _check_decodes(source)
+    ids = next(s for s in source.inputs if s.role == "ids")
+    kept = _kept(source)
+    inputs = (
+        dataclasses.replace(ids, dims=("batch", 1), pad=None),
+        InputSpec("attention_mask", "i64", ("batch", f"{PAST}+1"), role="mask"),
+        *(InputSpec(name, dtype, ("batch", heads, PAST, size)) for name, dtype, heads, size in kept),
+    )
+    names = [name for name, *_ in kept]
+    step = source.replace(
+        module=_stepping(source.module, names), inputs=inputs, outputs=(), constants={}, phase="decode",
+        max_seq=None if source.max_seq is None else source.max_seq - 1,
+        notes=(*source.notes, "one decode step: the cache is concatenated, not written in place"),
+    )  # fmt: skip
+    described = describe(step, make(step, 1, _PROBE, np.random.default_rng(0)))
+    return described.replace(notes=step.notes)
+
+
+def prompted(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The step that follows a prompt: all of its tokens but the last are run, and what the model keeps is the past.
+
+    inputs: input_ids and attention_mask [batch, seq], padded on the left.
+    """
+    import torch
+
+    ids, mask = (to_torch(inputs[name]) for name in ("input_ids", "attention_mask"))
+    with torch.no_grad():
+        cache = source.module.prefill(ids[:, :-1], mask[:, :-1])  # type: ignore[operator]
+    given = {"input_ids": ids[:, -1:], "attention_mask": mask, **cache}
+    return {s.name: np.ascontiguousarray(given[s.name].numpy()) for s in source.inputs}
+
+
+def _check_decodes(source: Source) -> None:
+    """Raises: ModelError."""
+    hint = "compile it without --phase decode"
+    if source.form != "torch" or not hasattr(source.module, "can_generate"):
+        raise ModelError(f"{source.name} is no transformers model, so its cache is not known", hint=hint)
+    if any(s.name == "decoder_input_ids" for s in source.inputs):
+        raise ModelError(f"{source.name} reads one text and writes another; its decode phase is not built yet",
+                         hint=hint)  # fmt: skip
+    module: Any = source.module
+    taken = inspect.signature(module.forward).parameters
+    if not module.can_generate() or not {"past_key_values", "attention_mask"} <= set(taken):
+        raise ModelError(f"{source.name} ({type(module).__name__}) does not generate text token by token",
+                         hint=f"{hint}, or choose the head that does: --task causal-lm")  # fmt: skip
+
+
+def _kept(source: Source) -> list[tuple[str, str, int, int]]:
+    """(input's name, dtype, heads, size) of the keys and values that each layer keeps, found by running it once."""
+    import torch
+
+    ids = torch.zeros((1, _PROBE), dtype=torch.int64)
+    fake = shapes_only() if source.on_meta else nullcontext(lambda tensor: tensor)
+    with torch.no_grad(), fake as made:
+        given = made(ids), made(torch.ones_like(ids))
+        cache = source.module(input_ids=given[0], attention_mask=given[1], use_cache=True).past_key_values
+        layers = getattr(cache, "layers", None)
+        odd = [type(x).__name__ for x in layers or () if type(x).__name__ not in _PLAIN]
+        if layers is None or odd:
+            raise ModelError(f"{source.name} keeps more than keys and values between tokens",
+                             found=odd[0] if odd else type(cache).__name__, hint="compile it for prefill")  # fmt: skip
+        held = [(i, layer) for i, layer in enumerate(layers) if layer.is_initialized]
+        kept = [(f"{PAST}_{kind}_{i}", t) for i, x in held for kind, t in (("key", x.keys), ("value", x.values))]
+        return [(n, _name_of(t.dtype), int(t.shape[1]), int(t.shape[3])) for n, t in kept]
+
+
+_PLAIN = ("DynamicLayer", "DynamicSlidingWindowLayer")  # what a window hides, its mask hides too
+
+
+def _name_of(dtype: Any) -> str:
+    return {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}[str(dtype).removeprefix("torch.")]
+
+
+def _stepping(module: Any, names: list[str]) -> Any:
+    """The module with the step as its forward; parts, weights and their names are the same.
+
+    It is a subclass of the model's own class in the same file, which transformers reads to see what a class can do.
+    """
+    base = type(module)
+    places = "position_ids" in inspect.signature(base.forward).parameters
+
+    def forward(self: Any, input_ids: Any, attention_mask: Any, **past: Any) -> dict[str, Any]:
+        given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if places:
+            given["position_ids"] = (attention_mask.sum(-1, keepdim=True) - 1).clamp(min=0)
+        cache = _cache({name: past[name] for name in names})
+        out = base.forward(self, **given, past_key_values=cache, use_cache=True, return_dict=True)
+        return {"logits": out.logits, **_named(out.past_key_values, "present", names)}
+
+    def prefill(self: Any, input_ids: Any, attention_mask: Any) -> dict[str, Any]:
+        """What is kept of a prompt, by the names of the step's inputs."""
+        given = {"position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0)} if places else {}
+        out = base.forward(self, input_ids=input_ids, attention_mask=attention_mask, past_key_values=_cache({}),
+                           use_cache=True, return_dict=True, **given)  # fmt: skip
+        return _named(out.past_key_values, PAST, names)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(n, kind) for n in ("self", "input_ids", "attention_mask", *names)]
+    )
+    fields = {"forward": forward, "prefill": prefill, "__module__": base.__module__}
+    step = copy.copy(module)
+    step.__class__ = type(f"{base.__name__}Step", (base,), fields)
+    return step
+
+
+def _cache(past: Mapping[str, Any]) -> Any:
+    """A plain DynamicCache, without a config, that holds these tensors as they are."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    cache = DynamicCache()
+    for name, tensor in past.items():
+        _, kind, index = name.split("_")
+        while len(cache.layers) <= int(index):
+            cache.layers.append(DynamicLayer())
+        layer: Any = cache.layers[int(index)]
+        layer.dtype, layer.device, layer.is_initialized = tensor.dtype, tensor.device, True
+        setattr(layer, f"{kind}s", tensor)
+    return cache
+
+
+def _named(cache: Any, prefix: str, names: list[str]) -> dict[str, Any]:
+    """The cache's tensors under the inputs' names, with another first word."""
+    found = {}
+    for name in names:
+        _, kind, index = name.split("_")
+        found[f"{prefix}_{kind}_{index}"] = getattr(cache.layers[int(index)], f"{kind}s")
+    return found
