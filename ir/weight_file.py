@@ -36,7 +36,7 @@ def write_weights(path: Path, items: Iterable[Item]) -> dict[str, Stored]:
     ordered = sorted(items, key=lambda item: -_alignment(_size_bytes(item[1])))
     header = _header(ordered)
     stored: dict[str, Stored] = {}
-    with writing(path.name), _replacing(path) as aside, aside.open("wb") as file:
+    with writing(path.name), replacing(path) as aside, aside.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for name, type, make in ordered:
             data = _bytes(name, type, make())
@@ -60,7 +60,7 @@ def writing(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A sibling to write into, renamed to `path` when the block ends well."""
     aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -68,6 +68,14 @@ def _replacing(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a small file that appears whole or not at all. Raises: BuildError where it cannot be written."""
+    with writing(path.name), replacing(path) as aside, aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _header(items: Iterable[Item]) -> bytes:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+UNATTRIBUTED = "unattributed"  # the name of the row that is no node
+
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
@@ -62,10 +64,12 @@ class Roofs:
     """The machine's ceilings at the profile's number of threads and dtype, for the plot.
 
     bandwidths: level (`L1`, `L2`, `L3`, `memory`) -> bytes per second.
+    other_peaks: further ceilings of compute by name (`bf16`, `fp32, 1 thread`) -> FLOP per second.
     """
 
     peak_flops_per_s: float
     bandwidths: Mapping[str, float]
+    other_peaks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

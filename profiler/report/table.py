@@ -61,6 +61,15 @@ def size(count: int) -> str:
     raise AssertionError("unreachable")
 
 
+def rate(per_s: float, unit: str) -> str:
+    """A rate in decimal units: `224 GFLOP/s`, `1.6 TB/s`."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(per_s) < 999.5 or prefix == "P":
+            return f"{per_s:.3g} {prefix}{unit}"
+        per_s /= 1000
+    raise AssertionError("unreachable")
+
+
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
