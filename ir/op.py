@@ -1,7 +1,8 @@
 """What an op is: one class block that holds everything true of it, and the registry of them all.
 
 FLOPs, by one rule: a matrix product counts 2 per multiply-add; each arithmetic or transcendental result of an
-element-wise op counts 1; compares, selections, casts and moves count 0.
+element-wise op counts 1; compares, selections, casts and moves count 0. What a mask forbids by an attribute (causal,
+a window) counts 0 in `flops`, and as if it were allowed in `hardware_flops`; what a tensor forbids counts in both.
 """
 
 from __future__ import annotations
@@ -115,8 +116,12 @@ class Op:
         raise GraphError(f"{self.name}: its output types are given, not inferred")
 
     def flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
-        """FLOPs of one run; `out` is the first output's type."""
+        """FLOPs of one run that the model asks for; `out` is the first output's type."""
         raise GraphError(f"{self.name}: no FLOPs are defined")
+
+    def hardware_flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
+        """FLOPs that a dense kernel does, where those are more."""
+        return self.flops(out, *types, **attrs)
 
     def work(
         self, outs: Sequence[TensorType], types: Sequence[TensorType | None], attrs: Attrs
@@ -124,7 +129,8 @@ class Op:
         """FLOPs by hand, bytes from the types: every input is read once, every output written once."""
         read = sum((t.bytes for t in types if t is not None), start=0)
         written = sum((t.bytes for t in outs), start=0)
-        return Work(self.flops(outs[0], *types, **attrs), read, written)
+        done = self.hardware_flops(outs[0], *types, **attrs)
+        return Work(self.flops(outs[0], *types, **attrs), read, written, done)
 
     def reference(self, *arrays: Any, **attrs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """Its meaning, in numpy; absent inputs are None and dims in attrs arrive as ints."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..ir import dims
 from ..ir.diagnostics import GraphError, RunError, Where
-from ..ir.dims import Bindings, Dim
+from ..ir.dims import Bindings
 from ..ir.graph import Node, Program, Value, producers
 from ..ir.tensor import Work
 from ..ir.unfold import unfold
@@ -205,19 +205,12 @@ def _check(program: Program, bindings: Bindings, entry: str | None) -> Bindings:
 
 
 def _counts(work: Work) -> dict[str, int | str]:
-    counts: Mapping[str, Dim] = {
-        "flops": work.flops, "read_bytes": work.read_bytes, "written_bytes": work.written_bytes,
-    }  # fmt: skip
-    return {k: v if isinstance(v, int) else str(v) for k, v in counts.items()}
+    return {k: v if isinstance(v, int) else str(v) for k, v in work.counts.items()}
 
 
 def _weight_of(row: Row) -> tuple[int, int]:
     """A sorting key; symbolic work is compared at a size of 128 for every symbol."""
-    names = {
-        s
-        for d in (row.work.flops, row.work.read_bytes, row.work.written_bytes)
-        for s in dims.symbols(d)
-    }  # fmt: skip
+    names = {s for d in row.work.counts.values() for s in dims.symbols(d)}
     work = row.work.at(dict.fromkeys(names, 128))
     flops, read, written = work.flops, work.read_bytes, work.written_bytes
     assert isinstance(flops, int) and isinstance(read, int) and isinstance(written, int)

@@ -30,8 +30,9 @@ class attention(Op):
     causal: query i (counted from the end of the keys) sees keys up to its own position: j <= i + t - s.
     window: with w > 0, query i sees keys with i + t - s - j < w only; when not causal also j - (i + t - s) < w.
     softcap: with c > 0, scores become c · tanh(scores / c) before masking.
-    Flops: 2 · pairs · (d + e) for the products and 4 · pairs for the softmax, pairs = b · h · s · t whatever the mask
-    (what a dense kernel does).
+    Flops: 2 · pairs · (d + e) for the products and 4 · pairs for the softmax, of the pairs that `causal` and `window`
+    allow (`twice_allowed_pairs`); hardware FLOPs of all b · h · s · t, as a dense kernel computes them. A mask or bias
+    given as a tensor forbids nothing in either: which pairs it forbids is not known before it runs.
     Source: Vaswani et al. 2017, "Attention Is All You Need".
     """
 
@@ -92,8 +93,13 @@ class attention(Op):
         return f"b {s} (g r) d!, b t! g d!, b t! g e, {scores(mask)}, {scores(bias)}, (g r) -> b {s} (g r) e"
 
     def flops(self, out: TensorType, q: TensorType, k: TensorType, v: TensorType, *rest: Any, **attrs: Any) -> Dim:
-        pairs = dims.product(q.shape[:3]) * k.shape[1]
-        return 2 * pairs * (q.shape[3] + v.shape[3]) + 4 * pairs
+        (b, s, h, d), t, e = q.shape, k.shape[1], v.shape[3]
+        return b * h * twice_allowed_pairs(s, t, attrs["causal"], attrs["window"]) * (d + e + 2)
+
+    def hardware_flops(self, out: TensorType, q: TensorType, k: TensorType, v: TensorType, *rest: Any,
+                       **attrs: Any) -> Dim:  # fmt: skip
+        (b, s, h, d), t, e = q.shape, k.shape[1], v.shape[3]
+        return 2 * b * h * s * t * (d + e + 2)
 
     def reference(self, q: Any, k: Any, v: Any, mask: Any = None, bias: Any = None, sinks: Any = None, *,
                   scale: float, causal: bool, window: int, softcap: float) -> np.ndarray:  # fmt: skip
@@ -148,6 +154,36 @@ class attention(Op):
         weights = b.emit("reshape", weights, shape=(n, g, h // g * s, t))
         y = b.emit("matmul", weights, b.emit("transpose", v, perm=(0, 2, 1, 3)))
         return b.emit("transpose", b.emit("reshape", y, shape=(n, h, s, e)), perm=(0, 2, 1, 3))
+
+
+def twice_allowed_pairs(s: Dim, t: Dim, causal: bool, window: int) -> Dim:
+    """Twice the (query, key) pairs that `causal` and `window` allow, of s queries at the end of t keys; exact.
+
+    A query at position p sees keys j with p - window < j <= p, or j < p + window where not causal, and 0 <= j < t.
+    Its count is a difference of terms max(0, p + c), whose sum over the queries' positions t - s .. t - 1 is one of
+    triangle numbers. Twice, because twice a triangle number is a polynomial: causal with s = t gives s·(s + 1).
+    Source: ours, by that sum.
+    """
+    first, rows = t - s, 2 * s * t
+    if causal and window > 0 and s == 1:
+        return 2 * dims.minimum(t, window)
+    upper = _slope(first, t, 1) if causal else rows  # keys up to p
+    if window <= 0:
+        return upper
+    if not causal:  # keys up to p + window - 1, at most t of them
+        upper = _slope(first, t, window) - _slope(first, t, window - t)
+    return upper - _slope(first, t, 1 - window)  # less those up to p - window
+
+
+def _slope(first: Dim, stop: Dim, more: Dim) -> Dim:
+    """Twice the sum of max(0, p + more) over p = first .. stop - 1."""
+    return _twice_triangle(stop - 1 + more) - _twice_triangle(first - 1 + more)
+
+
+def _twice_triangle(n: Dim) -> Dim:
+    """n · (n + 1), and 0 where n is negative."""
+    n = n if dims.at_most(0, n, {}) else dims.maximum(n, 0)
+    return n * (n + 1)
 
 
 def _emit_allowed(b: Any, s: Dim, t: Dim, mask: Any, causal: bool, window: int) -> Any:
