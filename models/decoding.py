@@ -88,7 +88,7 @@ def _kept(source: Source) -> list[tuple[str, str, int, int]]:
     import torch
 
     ids = torch.zeros((1, _PROBE), dtype=torch.int64)
-    fake = shapes_only() if source.on_meta else nullcontext(lambda tensor: tensor)
+    fake = shapes_only(source.module) if source.on_meta else nullcontext(lambda tensor: tensor)
     with torch.no_grad(), fake as made:
         given = made(ids), made(torch.ones_like(ids))
         cache = source.module(input_ids=given[0], attention_mask=given[1], use_cache=True).past_key_values

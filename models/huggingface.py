@@ -36,6 +36,8 @@ ALIASES = {
 }
 DTYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2}
+# How an original runs: as its own code is written, without kernels of its library's.
+PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SPARE_NUMBERS = 1 << 24  # that a model may make itself (tables of positions) beyond those in its files
@@ -165,7 +167,7 @@ def from_files(cls: Any, folder: Path, dtype: str, **options: Any) -> Any:
     kind = {} if "gguf_file" in options else {"use_safetensors": True}
     with explained(where), quiet():
         module, report = cls.from_pretrained(
-            str(folder.resolve()), dtype=getattr(torch, DTYPES[dtype]), attn_implementation="eager",
+            str(folder.resolve()), dtype=getattr(torch, DTYPES[dtype]), **PLAIN,
             local_files_only=True, output_loading_info=True, **kind, **options,
         )  # fmt: skip
     missing = sorted(report["missing_keys"])
@@ -200,7 +202,7 @@ def _on_meta(cls: Any, path: Path) -> Any:
 
     with explained(path), quiet(), torch.device("meta"):
         config = AutoConfig.from_pretrained(str(path), local_files_only=True)
-        return cls._from_config(config, attn_implementation="eager")
+        return cls._from_config(config, **PLAIN)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 Arrays = Mapping[str, np.ndarray]
+_EXPERTS = "_experts_implementation_internal"
 
 DTYPES: dict[str, np.dtype] = {
     "f64": np.dtype(np.float64),
@@ -161,7 +162,7 @@ def describe(source: Source, probe: Arrays) -> Source:
     """The source with its outputs named and its bytes counted, by one run on `probe`."""
     import torch
 
-    with torch.no_grad(), _plain_layers(), shapes_only() if source.on_meta else nullcontext() as to_fake:
+    with torch.no_grad(), _plain_layers(), shapes_only(source.module) if source.on_meta else nullcontext() as to_fake:
         arrays = {s.name: to_torch(probe[s.name]) for s in source.inputs}
         try:
             arrays = {k: to_fake(v) for k, v in arrays.items()} if to_fake else arrays
@@ -289,15 +290,29 @@ def _in_double() -> Iterator[None]:
 
 
 @contextmanager
-def shapes_only() -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-    """Inside, a module on the meta device runs on the fake tensors that the yielded function makes.
+def shapes_only(module: torch.nn.Module) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """Inside, the module, which is on the meta device, runs on the fake tensors that the yielded function makes.
 
     Plain meta tensors are not enough: transformers looks at a mask's values unless it sees that it is being traced.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    with _gathered_experts(module), FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield lambda tensor: mode.from_tensor(tensor.to("meta"))
+
+
+@contextmanager
+def _gathered_experts(module: torch.nn.Module) -> Iterator[None]:
+    """Inside, transformers' experts run in its one form whose shapes do not hang on which experts are chosen."""
+    held = {id(c): c for m in module.modules() if hasattr(c := getattr(m, "config", None), _EXPERTS)}
+    saved = {key: getattr(config, _EXPERTS) for key, config in held.items()}
+    try:
+        for config in held.values():
+            setattr(config, _EXPERTS, "batched_mm")
+        yield
+    finally:
+        for key, config in held.items():
+            setattr(config, _EXPERTS, saved[key])
 
 
 def to_torch(array: np.ndarray) -> torch.Tensor:

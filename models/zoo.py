@@ -11,7 +11,7 @@ from typing import Any
 from .encoder_decoder import plain_source
 from .errors import ModelError
 from .gguf import load_gguf
-from .huggingface import ALIASES, DTYPES, load_folder, model_class
+from .huggingface import ALIASES, DTYPES, PLAIN, load_folder, model_class
 from .onnx_source import onnx_source
 from .source import Source
 from .transformers_source import transformers_source
@@ -102,6 +102,16 @@ _SMOLLM2 = {
     "num_key_value_heads": 3, "intermediate_size": 1536, "max_position_embeddings": 8192,
     "tie_word_embeddings": True, "rope_theta": 100000.0, "rms_norm_eps": 1e-5,
 }  # fmt: skip
+_MOE_TINY = {**_LLAMA_TINY, **_TOKENS}
+_MIXTRAL_TINY = {**_MOE_TINY, "num_local_experts": 4, "num_experts_per_tok": 2}
+_QWEN3_MOE_TINY = {
+    **_MOE_TINY, "head_dim": 16, "moe_intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2,
+}  # fmt: skip
+_DEEPSEEK_TINY = {
+    **_MOE_TINY, "num_hidden_layers": 4, "num_key_value_heads": 4, "first_k_dense_replace": 1, "q_lora_rank": 24,
+    "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6, "moe_intermediate_size": 16,
+    "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2, "n_shared_experts": 1,
+}  # fmt: skip
 _MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 
 ZOO: dict[str, Entry | Plain] = {
@@ -131,6 +141,16 @@ ZOO: dict[str, Entry | Plain] = {
         "gemma3_text", "Gemma3ForCausalLM",
         {**_LOCAL_GLOBAL, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}, 32_208,
         "two rotary bases, local and global; for tests",
+    ),
+    "mixtral-tiny": Entry(
+        "mixtral", "MixtralForCausalLM", _MIXTRAL_TINY, 91_744, "4 experts, 2 for each token; for tests"
+    ),
+    "qwen3-moe-tiny": Entry(
+        "qwen3_moe", "Qwen3MoeForCausalLM", _QWEN3_MOE_TINY, 64_576, "8 experts, 2 for each token; for tests"
+    ),
+    "deepseek-v3-tiny": Entry(
+        "deepseek_v3", "DeepseekV3ForCausalLM", _DEEPSEEK_TINY, 73_920,
+        "latent attention, a dense layer, then 8 experts in 4 groups and a shared one; for tests",
     ),
     "vit-tiny": Entry("vit", "ViTForImageClassification", _VIT_TINY, 32_778, "images of 32 x 32; for tests"),
     "t5-tiny": Entry("t5", "T5ForConditionalGeneration", _T5_TINY, 66_336, "3 + 3 layers, relative bias; for tests"),
@@ -201,7 +221,7 @@ def load_named(
     cls = model_class({"model_type": entry.model_type, "architectures": [entry.architecture]}, task)
     kind = _kind(dtype)
     module = _made(
-        lambda: cls._from_config(config, attn_implementation="eager", dtype=kind), seed, shape_only
+        lambda: cls._from_config(config, **PLAIN, dtype=kind), seed, shape_only
     )
     return transformers_source(module, name=name, kind="zoo", notes=(note,))
 

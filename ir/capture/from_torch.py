@@ -281,9 +281,10 @@ def _array(tensor: Any) -> tuple[np.ndarray | None, tuple[Any, ...]]:
     import torch
 
     tensor = tensor.detach()
-    if tensor.is_meta:
-        return None, (id(tensor),)
-    key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), str(tensor.dtype))
+    layout = (tuple(tensor.shape), tuple(tensor.stride()), str(tensor.dtype))
+    if tensor.is_meta:  # all lie at address 0; a storage is still one object
+        return None, (tensor.untyped_storage()._cdata, tensor.storage_offset(), *layout)
+    key = (tensor.data_ptr(), *layout)
     if tensor.is_floating_point() and (tensor.element_size() == 1 or tensor.dtype is torch.bfloat16):
         bits = tensor.view(torch.uint8 if tensor.element_size() == 1 else torch.int16)
         return bits.numpy().view(_dtype(tensor.dtype).numpy), key

@@ -1,4 +1,4 @@
-"""transformers through its own attention and mask interfaces: one op per attention, masks as what they mean.
+"""transformers through its own interfaces: one op per attention and layer of experts, masks as what they mean.
 
 The mask interface is handed the function that says which key a query may see. Where that function is exactly a band
 (causal, bidirectional, a sliding window, each of a row's packed texts for itself), it becomes one op, which `masks`
@@ -14,6 +14,7 @@ from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 from ..diagnostics import CaptureError
+from .experts import hooked_experts
 
 NAME = "tundish"
 
@@ -185,7 +186,8 @@ def hooked(module: Any) -> Iterator[None]:
         for root in roots:
             if type(root)._can_set_attn_implementation():
                 root.config._attn_implementation_internal = NAME
-        yield
+        with hooked_experts(module):
+            yield
     finally:
         for config, before in saved:
             config._attn_implementation_internal = before

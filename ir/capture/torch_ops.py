@@ -18,6 +18,8 @@ _SCHEMAS = (
     "band_mask(Tensor? padding, SymInt batch, SymInt q_len, SymInt kv_len, SymInt q_offset, SymInt kv_offset, "
     "Tensor? texts=None, Tensor? positions=None, *, bool causal, int window, Device? device=None) -> Tensor",
     "last_marked(Tensor x, Tensor marked) -> Tensor",
+    "moe(Tensor x, Tensor indices, Tensor weights, Tensor gate_up, Tensor down, Tensor? gate_up_bias=None, "
+    "Tensor? down_bias=None, *, str activation) -> Tensor",
 )
 
 
@@ -79,8 +81,22 @@ def _last_marked_shape(x: Tensor, marked: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], *x.shape[2:]))
 
 
+def _moe(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, gate_up_bias: Any = None,
+         down_bias: Any = None, *, activation: str) -> Tensor:  # fmt: skip
+    """x [t, d], indices and weights [t, k], gate_up [e, d, 2f], down [e, f, d] -> [t, d]: by the op's own meaning."""
+    from ..op import get
+
+    given = (x, indices, weights, gate_up, down, gate_up_bias, down_bias)
+    arrays = [None if a is None else (a.double() if a.is_floating_point() else a).numpy() for a in given]
+    return torch.from_numpy(get("moe").reference(*arrays, activation=activation)).to(x.dtype)
+
+
 def _attention_shape(q: Tensor, k: Tensor, v: Tensor, *rest: Any, **attrs: Any) -> Tensor:
     return q.new_empty((q.shape[0], q.shape[2], q.shape[1], v.shape[3]))
+
+
+def _moe_shape(x: Tensor, *rest: Any, **attrs: Any) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 def _band_mask_shape(padding: Any, batch: Any, q_len: Any, kv_len: Any, *rest: Any, **attrs: Any) -> Tensor:
@@ -98,6 +114,8 @@ def library() -> torch.library.Library:
     lib.impl("band_mask", _band_mask, "CompositeExplicitAutograd")
     lib.impl("band_mask", _band_mask, "BackendSelect")  # padding None: no tensor to dispatch on
     lib.impl("last_marked", _last_marked, "CompositeExplicitAutograd")
+    lib.impl("moe", _moe, "CompositeExplicitAutograd")
+    torch.library.register_fake("tundish::moe", _moe_shape, lib=lib)
     torch.library.register_fake("tundish::last_marked", _last_marked_shape, lib=lib)
     torch.library.register_fake("tundish::attention", _attention_shape, lib=lib)
     torch.library.register_fake("tundish::band_mask", _band_mask_shape, lib=lib)

@@ -81,6 +81,13 @@ def _(to: Translator) -> Value:
     )  # fmt: skip
 
 
+@enters(TABLE, "tundish.moe.default")
+def _(to: Translator) -> Value:
+    names = ("x", "indices", "weights", "gate_up", "down", "gate_up_bias", "down_bias")
+    *given, activation = to.args(*names, "activation")
+    return to.emit("moe", *map(to.optional, given), activation=str(activation))
+
+
 @enters(TABLE, "scaled_dot_product_attention.default")
 def _(to: Translator) -> Value:
     """torch aligns its causal mask to the first key, ours to the last: the same where lengths are equal."""

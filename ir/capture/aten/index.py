@@ -168,6 +168,15 @@ def _(to: Translator) -> Value:
     return to.emit("scatter_elements", value, to.value(ids), to.value(updates), axis=axis(at, value.type.rank))
 
 
+@enters(TABLE, "scatter.value")
+def _(to: Translator) -> Value:
+    """One number in every place."""
+    x, at, ids, number = to.node.args
+    value, places = to.value(x), to.value(ids)
+    same = to.emit("expand", to.value(number, value.type.dtype), shape=places.type.shape)
+    return to.emit("scatter_elements", value, places, same, axis=axis(at, value.type.rank))
+
+
 @enters(TABLE, "tundish.last_marked.default")
 def _(to: Translator) -> Value:
     """x [b, s, ...] at the last true position of each row; the first where a row has none."""
