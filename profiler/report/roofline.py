@@ -67,7 +67,7 @@ def roofline_svg(roofs: Roofs, points: Sequence[Point] = (), *, standalone: bool
     listed = [c for c in ceilings(roofs) if c.per_s > 0]
     key = [title, *map(str, listed)] if standalone else []
     axes = _axes(listed, points, TOP + LINE * len(key))
-    body = [*_grid(axes), *_roofs(axes, listed), *_dots(axes, points)]
+    body = [*_grid(axes), *_roofs(axes, listed), *_ticks(axes), *_dots(axes, points)]
     for i, text in enumerate(key):
         body.append(f'<text x="8" y="{LINE * (i + 1)}" class="key{" head" if not i else ""}">{escape(text)}</text>')
     label = escape(f"roofline: {', '.join(map(str, listed))}; {len(points)} points")
@@ -113,7 +113,7 @@ def _axes(listed: Sequence[Ceiling], points: Sequence[Point], top: int) -> _Axes
     peak = max((c.per_s for c in listed if not c.bandwidth), default=1.0)
     widths = [c.per_s for c in listed if c.bandwidth] or [peak]
     xs = [p.intensity for p in points] + [peak / w for w in widths]
-    left, right = min(xs) / 3, max(xs) * 6
+    left, right = min(xs) / 3, max(xs) * 10
     speeds = [p.flops_per_s for p in points] + [peak * DEEPEST ** (3 / 7)]
     high = max(peak, *speeds) * 1.15
     return _Axes(left, right, max(min(speeds) / 2, high * DEEPEST), high, top)
@@ -123,12 +123,17 @@ def _grid(axes: _Axes) -> Iterator[str]:
     for value in _decades(axes.left, axes.right):
         x = axes.x(value)
         yield f'<line class="grid" x1="{x}" x2="{x}" y1="{axes.top}" y2="{axes.floor}"/>'
-        yield f'<text class="tick" x="{x}" y="{axes.floor + 15}" text-anchor="middle">{value:g}</text>'
     for value in _decades(axes.low, axes.high):
         y = axes.y(value)
         yield f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
-        yield f'<text class="tick" x="4" y="{float(y) - 4:.1f}">{rate(value, "FLOP/s")}</text>'
     yield f'<line class="axis" x1="0" x2="100%" y1="{axes.floor}" y2="{axes.floor}"/>'
+
+
+def _ticks(axes: _Axes) -> Iterator[str]:
+    for value in _decades(axes.left, axes.right):
+        yield f'<text class="tick" x="{axes.x(value)}" y="{axes.floor + 15}" text-anchor="middle">{value:g}</text>'
+    for value in _decades(axes.low, axes.high):
+        yield f'<text class="tick" x="4" y="{float(axes.y(value)) - 4:.1f}">{rate(value, "FLOP/s")}</text>'
     yield f'<text class="tick" x="100%" y="{axes.floor + 31}" text-anchor="end" dx="-4">FLOP per byte</text>'
 
 
@@ -158,10 +163,11 @@ def _roofs(axes: _Axes, listed: Sequence[Ceiling]) -> Iterator[str]:
         yield f'<text class="label" x="{at * 100:.2f}%" y="{y:.1f}" text-anchor="middle">{escape(level.name)}</text>'
     for i, compute in enumerate(computes):
         height, name = axes.y(compute.per_s), escape(str(compute))
+        label = name if i else rate(compute.per_s, "FLOP/s")
         yield (
             f'<line class="roof {"other" if i else "peak"}" x1="{axes.x(compute.per_s / widest)}" x2="100%"'
             f' y1="{height}" y2="{height}"><title>{name}</title></line>'
-            f'<text class="label" x="100%" dx="-4" y="{float(height) - 7:.1f}" text-anchor="end">{name}</text>'
+            f'<text class="label" x="100%" dx="-4" y="{float(height) - 7:.1f}" text-anchor="end">{label}</text>'
         )
 
 
@@ -185,5 +191,5 @@ svg{background:var(--paper);font:12px system-ui,sans-serif}
 .roof{stroke:var(--ink);stroke-width:1.75}.other{stroke-dasharray:5 4;stroke:var(--muted)}
 .label,.key{fill:var(--ink)}.head{font-weight:600}
 .label,.tick{paint-order:stroke;stroke:var(--paper);stroke-width:3px}
-.dot{fill:var(--accent);fill-opacity:.65;stroke:var(--paper);stroke-width:.75}
+.dot{fill:var(--accent);fill-opacity:.6}
 """
