@@ -124,7 +124,8 @@ class Page:
     def middle(self, selector: str) -> tuple[float, float]:
         x, y = self.ask(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            " e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+            " e.scrollIntoView({block: 'center'});"
+            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         return x, y
 

@@ -154,7 +154,8 @@ def test_the_timeline_paints_and_a_press_on_a_node_marks_its_row(shown):
     page.middle("#timeline")
     left, top, width = page.ask("(({x, y, width}) => [x, y, width])($('timeline').getBoundingClientRect())")
     colours = page.ask(
-        "(() => { const d = lanes.getContext('2d').getImageData(0, 0, lanes.width, lanes.height).data; const s = new Set();"
+        "(() => { const d = lanes.getContext('2d').getImageData(0, 0, lanes.width, lanes.height).data;"
+        " const s = new Set();"
         " for (let i = 0; i < d.length; i += 4) s.add(`${d[i]},${d[i+1]},${d[i+2]}`); return s.size; })()"
     )
     assert colours > len({n.op for n in MADE.nodes})
