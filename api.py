@@ -20,14 +20,15 @@ from .ir.dims import Range
 from .ir.graph import Program
 from .measuring import account, bench
 from .models.errors import ModelWarning
+from .profiler.report.accounting import show as show_account
 from .profiler.report.progress import Progress, silent, stages
 from .profiler.report.table import pairs, table
 from .work import Asked, Span, Work, after_passes
 
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "capture", "compile", "demo", "doctor",
-    "explain", "export", "load", "models", "ops", "pairs", "run", "show", "stages", "summary", "table", "targets",
-    "verify", "version",
+    "explain", "export", "load", "models", "ops", "pairs", "run", "show", "show_account", "stages", "summary", "table",
+    "targets", "verify", "version",
 ]  # fmt: skip
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 NOTES = "notes.json"

@@ -12,13 +12,13 @@ from .cli_base import (
     BatchSize,
     Model,
     PastSize,
-    Phase,
     SeqSize,
+    SomeBatch,
+    SomePhase,
     TaskName,
     Threads,
     app,
     print_json,
-    print_pairs,
     print_rows,
 )
 
@@ -26,24 +26,28 @@ from .cli_base import (
 @app.command()
 def account(
     model: Model,
-    batch: BatchSize = 1,
+    batch: SomeBatch = None,
     seq: SeqSize = None,
-    phase: Phase = "prefill",
+    phase: SomePhase = None,
     past: PastSize = None,
+    symbolic: Annotated[bool, typer.Option(help="sizes that are not given stay symbols; print formulas")] = False,
+    depth: Annotated[int, typer.Option(min=0, help="levels of modules to show; 0 for all")] = 4,
     task: TaskName = None,
+    csv: Annotated[Path | None, typer.Option(help="write all rows there: phases, modules and ops")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count parameters, FLOPs and bytes, exactly, by module and op."""
+    """Count parameters, FLOPs, bytes, KV cache and activations, exactly, by module, op and phase."""
     from . import api
 
     with api.stages(as_json) as progress:
-        row = api.account(model, batch=batch, seq=seq, phase=phase, past=past, task=task, progress=progress)
+        row = api.account(
+            model, batch=batch, seq=seq, phase=phase, past=past, symbolic=symbolic, task=task, csv=csv,
+            progress=progress,
+        )  # fmt: skip
     if as_json:
         print_json(row)
-        return
-    print_pairs({k: v for k, v in row.items() if not isinstance(v, list)})
-    print_rows(row["by_module"])
-    print_rows(row["by_op"])
+    else:
+        api.show_account(row, depth)
 
 
 @app.command()

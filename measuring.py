@@ -11,32 +11,35 @@ import numpy as np
 from .ir.diagnostics import CaptureError, TundishError
 from .ir.dims import Range
 from .profiler.report.progress import Progress, silent
-from .work import DEFAULT_BATCH, DEFAULT_SEQ, Asked, Work, after_passes, open_source
+from .work import DEFAULT_BATCH, DEFAULT_SEQ, Asked, open_source
 
 SEQ = 128  # the sequence length that is taken when none is given
 
 
 def account(
-    model: Any, *, batch: int = 1, seq: int | None = None, phase: str = "prefill", past: int | None = None,
-    task: str | None = None, progress: Progress = silent,
+    model: Any, *, batch: int | None = None, seq: int | None = None, phase: str | None = None, past: int | None = None,
+    symbolic: bool = False, task: str | None = None, csv: str | Path | None = None, progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
-    """Parameters, FLOPs and bytes, exact, by module and op, at one batch and sequence length.
+    """Parameters, FLOPs, bytes, cache and activations, exact, by module, op and phase.
 
-    seq: 128 by default, or what the model can take where that is less; `past` likewise, in the phase `decode`.
-    Counted on the captured program with norms, attention and activations raised to single ops, before fusion.
+    batch:    1 by default. seq: 128 by default, or what the model can take where that is less. past: `seq` likewise.
+    phase:    `prefill` or `decode`; by default both of a model that decodes, and the rows are the prefill's.
+    symbolic: sizes that are not given stay symbols, and counts that hang on them are formulas in text.
+    csv:      the file for all rows: of phases, modules and ops.
+    Gives parameters and active_parameters (those that one token uses), weights_bytes; flops (what the model asks for)
+    and hardware_flops (what dense kernels do), read_bytes, written_bytes, intensity (hardware_flops a byte); kv_cache
+    (bytes_per_token, bytes, layers) or None; activation_peak_bytes at the sizes activation_peak_at; by_phase;
+    by_module (a module's own counts, and total_ ones of all within it, parents first); by_op; notes.
+    Counted on the captured program with norms, attention and activations raised to single ops, before fusion: every op
+    reads its inputs from memory and writes its outputs back.
     """
-    from .profiler.account import account as count
+    from .accounts import account_phases
+    from .profiler.report.accounting import write_csv
 
-    asked = Asked(task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ), phase=phase,
-                  past=_beyond(past, DEFAULT_SEQ))  # fmt: skip
-    work = Work(model, asked, progress)
-    buffers = work.source.buffers() if work.source is not None else frozenset()
-    longest = work.program.symbols.get(work.length, DEFAULT_SEQ).high
-    given = past if phase == "decode" else seq
-    length = min(SEQ, longest or SEQ) if given is None else given
-    sizes = {name: batch if name == "batch" else length for name in work.program.symbols}
-    raised = after_passes(work.program, "reference")
-    return count(raised, sizes, buffers=buffers, captured=work.program).to_json()
+    found = account_phases(model, Asked(task, batch, seq, past=past), phase, symbolic, progress)
+    if csv is not None:
+        write_csv(found, Path(csv))
+    return found
 
 
 def bench(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ class Asked:
 class Work:
     """A model on its way into the compiler: captured once, and able to answer as the original does."""
 
-    def __init__(self, model: Any, asked: Asked, progress: Progress) -> None:
+    def __init__(self, model: Any, asked: Asked, progress: Progress, source: Any = None) -> None:
+        """source: the model, where it is opened already."""
         asked.check()
         self.phase = asked.phase
         self.length, span = asked.length
@@ -78,7 +80,7 @@ class Work:
             self.notes = ("from a captured graph, without answers of an original model to verify by",)
             return
         progress("loading the model", 0.0)
-        self.source = open_source(model, asked)
+        self.source = open_source(model, asked) if source is None else source
         self.name, self.notes = self.source.name, tuple(self.source.notes)
         self._limit_length(asked=span is not None)
         lengths = {d for axes in self.source.axes().values() for d in axes.values() if d.isidentifier()}
@@ -169,7 +171,6 @@ def _answer(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 
 def open_source(model: Any, asked: Asked) -> Any:
     """Loads a model, after checking that it will fit. Raises: CaptureError."""
-    from .models.decoding import decode_step
     from .models.errors import ModelError
     from .models.open import estimate_bytes, open_model
     from .models.packed import packed
@@ -178,7 +179,18 @@ def open_source(model: Any, asked: Asked) -> Any:
         _check_fits(estimate_bytes(model))
         source = open_model(model, asked.task, inputs=asked.inputs, fixed=asked.fixed)
         source = packed(source) if asked.packed else source
-        return decode_step(source) if asked.phase == "decode" else source
+    except ModelError as error:
+        raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
+    return step_of(source) if asked.phase == "decode" else source
+
+
+def step_of(source: Any) -> Any:
+    """One decode step of an opened model. Raises: CaptureError where it does not decode."""
+    from .models.decoding import decode_step
+    from .models.errors import ModelError
+
+    try:
+        return decode_step(source)
     except ModelError as error:
         raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
 
@@ -222,13 +234,14 @@ _CAPTURES: Mapping[str, Callable[[Any, Mapping[str, Range]], Program]] = {"torch
 
 
 def after_passes(program: Program, backend: str) -> Program:
-    """After all passes for a backend; the reference takes every op and fuses none."""
+    """After all passes for a backend, on a machine of any memory; the reference takes every op and fuses none."""
     from .backends.registry import get
     from .compiler.driver import compile_program
     from .compiler.hardware.machine import this_machine
     from .compiler.task import Task
 
-    task = Task(this_machine(), get(backend).capabilities(this_machine()), ranges=program.symbols)
+    machine = replace(this_machine(), memory_bytes=sys.maxsize)  # nothing is run
+    task = Task(machine, get(backend).capabilities(machine), ranges=program.symbols)
     return compile_program(program, task).program
 
 

@@ -83,6 +83,10 @@ class Work:
         """The same with all symbols bound to sizes."""
         return Work(*(dims.evaluate(d, bindings) for d in self._parts))
 
+    def substituted(self, bindings: dims.Bindings) -> Work:
+        """The same with some symbols bound; the others stay."""
+        return Work(*(dims.substitute(d, bindings) for d in self._parts))
+
     @property
     def _parts(self) -> tuple[Dim, Dim, Dim, Dim]:
         return self.flops, self.read_bytes, self.written_bytes, self.hardware_flops

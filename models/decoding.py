@@ -54,6 +54,15 @@ def decode_step(source: Source) -> Source:
     return described.replace(notes=step.notes)
 
 
+def decodes(source: Source) -> bool:
+    """Whether a model is a decoder that writes its text token by token: all its attention is over its own past."""
+    try:
+        _check_decodes(source)
+    except ModelError:
+        return False
+    return True
+
+
 def prompted(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The step that follows a prompt: all of its tokens but the last are run, and what the model keeps is the past.
 

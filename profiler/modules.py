@@ -55,7 +55,7 @@ def module_rows(profile: Profile) -> tuple[ModuleRow, ...]:
     for path in inside:
         if path:
             below.setdefault(path.rpartition(".")[0], []).append(path)
-    return tuple(_row(path, inside[path]) for path in _preorder(below))
+    return tuple(_row(path, inside[path]) for path in preorder(below))
 
 
 def paths_to(module: str) -> Iterator[str]:
@@ -70,7 +70,8 @@ def depth_of(path: str) -> int:
     return len(path.split(".")) if path else 0
 
 
-def _preorder(below: dict[str, list[str]]) -> Iterator[str]:
+def preorder(below: dict[str, list[str]]) -> Iterator[str]:
+    """Parents first, from the root; `below`: path -> the paths right under it, in order."""
     waiting = [""]
     while waiting:
         path = waiting.pop()

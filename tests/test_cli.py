@@ -250,7 +250,9 @@ def test_json_and_nothing_else_on_stdout(command: Command, made: Path) -> None:
     assert told.json["op_counts"]["attention"] == 3 and sum(told.json["op_counts"].values()) == told.json["nodes"]
     told = command("account", graph, "--batch", 2, "--seq", 16, "--json")
     assert not told.err and set(told.json) == {
-        "parameters", "flops", "hardware_flops", "read_bytes", "written_bytes", "by_module", "by_op"}  # fmt: skip
+        "model", "phase", "sizes", "parameters", "active_parameters", "weights_bytes", "flops", "hardware_flops",
+        "read_bytes", "written_bytes", "intensity", "kv_cache", "activation_peak_bytes", "activation_peak_at",
+        "by_phase", "by_module", "by_op", "notes"}  # fmt: skip
     told = command("export", graph, "-o", "x.onnx", "--json")
     assert not told.err and set(told.json) == {
         "file", "external_data", "bytes", "opset", "portable", "nodes", "inputs", "outputs"}  # fmt: skip

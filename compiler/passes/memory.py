@@ -169,17 +169,27 @@ def arena(program: Program, entry: str, sizes: dims.Bindings) -> Arena:
 
     Weights and the user's inputs lie elsewhere. What an entry gives back lives to the end.
     """
+    buffers = _buffers(program, entry, sizes)
+    offsets, total = _place(buffers)
+    slots = tuple(
+        Slot(entry, b.path, b.value, offset, b.size_bytes, b.first, b.last)
+        for b, offset in zip(buffers, offsets, strict=True)
+    )
+    return Arena(total, _most_alive(buffers), slots)
+
+
+def most_alive(program: Program, entry: str, sizes: dims.Bindings) -> int:
+    """The most bytes alive at once in an entry, without placing anything: `Arena.live_bytes`."""
+    return _most_alive(_buffers(program, entry, sizes))
+
+
+def _buffers(program: Program, entry: str, sizes: dims.Bindings) -> list[_Buffer]:
     lives = _Lives(program, sizes)
     outputs = lives.run(entry, [None] * len(program.functions[entry].inputs), "")
     for buffer in outputs:
         if buffer is not None:
             buffer.last = lives.step
-    offsets, total = _place(lives.buffers)
-    slots = tuple(
-        Slot(entry, b.path, b.value, offset, b.size_bytes, b.first, b.last)
-        for b, offset in zip(lives.buffers, offsets, strict=True)
-    )
-    return Arena(total, _most_alive(lives.buffers), slots)
+    return lives.buffers
 
 
 def _most_alive(buffers: list[_Buffer]) -> int:

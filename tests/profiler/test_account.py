@@ -208,7 +208,10 @@ def test_sizes_that_do_not_fit(sizes, match):
 
 def test_json_has_the_contracts_keys_and_plain_numbers():
     rows = account(bert(), {"batch": 1, "seq": 4}).to_json()
-    assert list(rows) == ["parameters", "flops", "hardware_flops", "read_bytes", "written_bytes", "by_module", "by_op"]
+    assert list(rows) == [
+        "parameters", "active_parameters", "weights_bytes", "flops", "hardware_flops", "read_bytes", "written_bytes",
+        "intensity", "kv_cache", "by_module", "by_op",
+    ]  # fmt: skip
     assert all(type(r["flops"]) is int for r in rows["by_module"] + rows["by_op"])
     assert json.loads(json.dumps(rows)) == rows
     symbolic = json.loads(json.dumps(account(bert()).to_json()))
