@@ -234,8 +234,8 @@ def _table(lines: list[Line]) -> Any:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     columns = list(dict.fromkeys(name for line in lines for name in line))
     for name in columns:
-        side = "left" if name in ("phase", "at", "module", "op") else "right"
-        table.add_column(name, justify=side, no_wrap=True, overflow="ellipsis")
+        words = name in ("phase", "at", "module", "op")
+        table.add_column(name, justify="left" if words else "right", no_wrap=True, overflow="ellipsis")
     for line in lines:
         table.add_row(*(Text(str(line.get(name, "-"))) for name in columns))
     return table
