@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 HASH := $(shell sha256sum pyproject.toml | cut -c1-16)
 INSTALLED := $(VENV)/.installed-$(HASH)
 DEV := $(VENV)/.installed-dev-$(HASH)
-# What `make check` runs of the tests: those that need neither torch nor a model.
+# What `make check` runs of the tests: those that need neither torch nor a model nor a browser.
 FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler --ignore tests/ir/capture \
-	--ignore tests/ir/test_fold_models.py --ignore tests/compiler/test_captured.py
+	--ignore tests/ir/test_fold_models.py --ignore tests/compiler/test_captured.py \
+	--ignore tests/profiler/report/test_html.py
 PYTEST_ARGS ?=
 
 .PHONY: help install demo test test-slow check format fuzz bench onnx-table clean distclean

@@ -20,6 +20,7 @@ from .cli_base import (
     app,
     print_json,
     print_rows,
+    say,
 )
 
 
@@ -73,3 +74,27 @@ def bench(
         print_json(result)
     else:
         print_rows(result["rows"])
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="what `tundish profile --json` wrote")],
+    after: Annotated[Path, typer.Argument(help="a later one")],
+    threshold: Annotated[str, typer.Option(help="a smaller change counts as none")] = "5%",
+    fail_above: Annotated[str | None, typer.Option(help="exit 1 where the whole got slower by more, say 3%")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what got slower between two profiles."""
+    from . import api
+
+    limit = None if fail_above is None else api.read_percent(fail_above, "--fail-above")
+    found = api.diff(before, after, threshold=threshold)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        api.show_diff(found)
+    if found.warning:
+        say(f"tundish: warning: {found.warning}")
+    if limit is not None and found.slower_by(limit):
+        say(f"tundish: the whole run got slower by {found.total.change_percent:.1f}%, more than {limit:g}%")
+        raise typer.Exit(1)

@@ -10,6 +10,7 @@ import numpy as np
 
 from .ir.diagnostics import CaptureError, TundishError
 from .ir.dims import Range
+from .profiler.diff import Diff
 from .profiler.report.progress import Progress, silent
 from .work import DEFAULT_BATCH, DEFAULT_SEQ, Asked, open_source
 
@@ -82,6 +83,20 @@ def bench(
     if write is not None:
         write_tables(Path(write), results)
     return {"rows": [{"model": r["model"], **row} for r in results for row in r["rows"]]}
+
+
+def diff(before: str | Path, after: str | Path, *, threshold: float | str = 5.0) -> Diff:
+    """What got slower between two profiles that `profile --json` wrote: the whole, each module, each node.
+
+    threshold: percent; a change also counts only where the medians are farther apart than half of both IQRs.
+    Raises: LoadError on a file that is no profile.
+    """
+    from .profiler.diff import diff as compared
+    from .profiler.diff import read_percent
+    from .profiler.report.rows import read_json
+
+    percent = read_percent(threshold, "the threshold")
+    return compared(read_json(Path(before)), read_json(Path(after)), percent)
 
 
 def _saying(progress: Progress, name: str) -> Callable[[str], None]:
