@@ -18,7 +18,7 @@ from .compiler.task import Precision, Task
 from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
 from .ir.dims import Range
 from .ir.graph import Program
-from .measuring import account, bench, diff
+from .measuring import account, bench, calibrate, diff
 from .models.errors import ModelWarning
 from .profiler.diff import read_percent
 from .profiler.report.accounting import show as show_account
@@ -28,9 +28,9 @@ from .profiler.report.table import pairs, table
 from .work import Asked, Span, Work, after_passes
 
 __all__ = [
-    "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "capture", "compile", "demo", "diff",
-    "doctor", "explain", "export", "load", "models", "ops", "pairs", "read_percent", "run", "show", "show_account",
-    "show_diff", "stages", "summary", "table", "targets", "verify", "version",
+    "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "calibrate", "capture", "compile", "demo",
+    "diff", "doctor", "explain", "export", "load", "models", "ops", "pairs", "read_percent", "run", "show",
+    "show_account", "show_diff", "stages", "summary", "table", "targets", "verify", "version",
 ]  # fmt: skip
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 NOTES = "notes.json"

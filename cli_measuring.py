@@ -9,16 +9,19 @@ import typer
 
 from .cli_base import (
     AsJson,
+    BackendName,
     BatchSize,
     Model,
     PastSize,
     SeqSize,
     SomeBatch,
     SomePhase,
+    Target,
     TaskName,
     Threads,
     app,
     print_json,
+    print_pairs,
     print_rows,
     say,
 )
@@ -98,3 +101,29 @@ def diff(
     if limit is not None and found.slower_by(limit):
         say(f"tundish: the whole run got slower by {found.total.change_percent:.1f}%, more than {limit:g}%")
         raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    target: Target = "cpu",
+    backend: BackendName = "onnxruntime",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="the file; by default the user's own")] = None,
+    threads: Annotated[str | None, typer.Option(help="numbers of threads, as 1,4; 1 and all cores by default")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="in seconds, from few samples")] = False,
+    plot: Annotated[Path | None, typer.Option(help="an .svg or .html file for the roofline")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine and a backend's kernels on it, for predictions."""
+    from . import api
+
+    with api.stages(as_json) as progress:
+        result = api.calibrate(
+            target=target, backend=backend, output=output, threads=threads, quick=quick, plot=plot, progress=progress
+        )
+    if as_json:
+        print_json(result)
+        return
+    for rows in result.values():
+        if isinstance(rows, list):
+            print_rows(rows)
+    print_pairs({k: v for k, v in result.items() if not isinstance(v, list)})

@@ -99,6 +99,24 @@ def diff(before: str | Path, after: str | Path, *, threshold: float | str = 5.0)
     return compared(read_json(Path(before)), read_json(Path(after)), percent)
 
 
+def calibrate(
+    *, target: str = "cpu", backend: str = "onnxruntime", output: str | Path | None = None, threads: str | None = None,
+    quick: bool = False, plot: str | Path | None = None, progress: Progress = silent,
+) -> dict[str, Any]:  # fmt: skip
+    """Measures this machine, and the backend's kernels on it, in under two minutes; writes the calibration file.
+
+    output: by default where predictions look for it. threads: numbers of threads, `1,2`; 1 and all cores by default.
+    quick: in seconds, with few samples. plot: an .svg or .html file for the roofline.
+    Raises: TundishError where the target is not there.
+    """
+    from .profiler.calibrate.verb import calibrate as measure
+
+    return measure(
+        target, backend, None if output is None else Path(output), threads, quick,
+        None if plot is None else Path(plot), progress,
+    )  # fmt: skip
+
+
 def _saying(progress: Progress, name: str) -> Callable[[str], None]:
     return lambda text: progress(f"{name}: {text}", 0.0)
 

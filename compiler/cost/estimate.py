@@ -1,4 +1,4 @@
-"""How long ops take on a machine, with an interval; where it is not calibrated, from nominal figures, and it says so."""
+"""How long ops take on a machine, with an interval; from nominal figures where it is not calibrated, and it says so."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Costs:
         if self._engine is None:
             found.append(f"{self.backend} was not measured: nominal shares, within a factor of {nominal.UNCERTAINTY:g}")
         elif self._measured_threads != self.threads:
-            found.append(f"{self.threads} threads were not measured: taken from {self._measured_threads}, wider interval")
+            found.append(f"{self.threads} threads were not measured: as {self._measured_threads}, interval wider")
         if not any(p.dtype == self.dtype for p in c.peaks):
             found.append(f"the peak in {self.dtype} was not measured ({c.not_measured.get(self.dtype, 'no figure')})")
         return tuple(found)
@@ -169,15 +169,18 @@ class Costs:
 
     def kernel(self, kernel: Kernel) -> Estimate:
         """The time of one kernel."""
-        by_level = self._level_bytes(kernel)
-        compute, memory = compute_s(kernel.flops, self._roofline), memory_s(by_level, self._roofline)
+        compute, memory = self.floors(kernel)
         roof_s = max(compute, memory)
         family, widened = self._speaking(kernel)
         seconds = kernel_s(compute, memory, family.overhead_s, family.compute_share, family.memory_share)
         if family.name == kernel.family:
             seconds *= math.exp(correction(kernel.at, self._points[family.name]))
         factor = (1 + family.p90_error) * widened
-        return Estimate(seconds, seconds / factor, seconds * factor, self._roof(compute, by_level, roof_s), roof_s)
+        return Estimate(seconds, seconds / factor, seconds * factor, self._roof(compute, kernel, roof_s), roof_s)
+
+    def floors(self, kernel: Kernel) -> tuple[float, float]:
+        """Seconds of its arithmetic at the peak, and of its bytes at their levels' bandwidths."""
+        return compute_s(kernel.flops, self._roofline), memory_s(self._level_bytes(kernel), self._roofline)
 
     def _level_bytes(self, kernel: Kernel) -> dict[str, float]:
         """Where the bytes lie: what was just made in the nearest cache that holds it all, weights in memory."""
@@ -200,11 +203,12 @@ class Costs:
         level = holding_level(size_bytes, [c for c in self.caches if c.level != "L1"], self.threads)
         return level if level in self._roofline.bandwidths else "memory"
 
-    def _roof(self, compute: float, by_level: Mapping[str, float], roof_s: float) -> str:
+    def _roof(self, compute: float, kernel: Kernel, roof_s: float) -> str:
         if self.node_overhead_s > roof_s:
             return "launch"
         if compute >= roof_s:
             return "compute"
+        by_level = self._level_bytes(kernel)
         return max(by_level, key=lambda level: by_level[level] / self._roofline.bandwidths[level])
 
     # -- families ----------------------------------------------------------------------------------

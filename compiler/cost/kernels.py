@@ -39,6 +39,11 @@ class Kernel:
     weight_bytes: int
     activation_bytes: int
 
+    @property
+    def bytes(self) -> int:
+        """Read and written, weights and all."""
+        return self.weight_bytes + self.activation_bytes
+
     def scaled(self, **changes: Union[int, str]) -> Kernel:
         values = {name: getattr(self, name) for name in self.__slots__}
         return Kernel(**{**values, **changes})
@@ -93,7 +98,8 @@ def _epilogue(before: Kernel, names: Sequence[str], group: Sequence[Node], sizes
     bias = group[0].inputs[2] if names[0] == "bias" else None
     flops = sum(_kernel(n, sizes).flops for n in group[1:])
     flops += 0 if bias is None else _count(group[0].output_types[0], sizes)
-    read = _bytes(bias, sizes) + sum(_bytes(v, sizes) for n in group[1:] for v in n.inputs if v is not None and v not in own)
+    others = [v for n in group[1:] for v in n.inputs if v is not None and v not in own]
+    read = _bytes(bias, sizes) + sum(_bytes(v, sizes) for v in others)
     made = _bytes_of(group[0].output_types[0], sizes) + _bytes_of(last, sizes)
     return Kernel("+" + "+".join(names), before.dtype, (float(max(1, _count(last, sizes))),), flops, 0, read + made)
 

@@ -83,12 +83,14 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured size. at: the family's coordinates. residual: ln(measured / fitted)."""
+    """One measured size. at: the family's coordinates. residual: ln(measured / fitted). bytes: read and written."""
 
     at: tuple[Positive, ...]
     seconds: Positive
     residual: float
     spread: NotNegative = 0.0
+    flops: Annotated[int, msgspec.Meta(ge=0)] = 0
+    bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""Measures a machine: its ceilings, and a backend's kernels against them."""
