@@ -11,7 +11,7 @@ import msgspec
 
 from ...ir.diagnostics import LoadError
 from ...ir.weight_file import write_whole
-from ..profiles import NodeRow, Profile
+from ..profiles import UNATTRIBUTED, NodeRow, Profile
 
 LARGEST_BYTES = 1 << 30  # of a file that is read: a profile of 100,000 nodes has 60 MB
 
@@ -22,13 +22,16 @@ def write_csv(profile: Profile, path: Path) -> None:
 
 
 def to_csv(profile: Profile) -> str:
-    """One line per row of the profile under a line of names; what is not known is empty."""
+    """One line per node under a line of names, then one for what no node took; what is not known is empty."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(COLUMNS)
     for row in profile.nodes:
         plain = row.to_json()
         lines.writerow(["" if plain[c] is None else plain[c] for c in COLUMNS])
+    if all(row.name != UNATTRIBUTED for row in profile.nodes):
+        known = {"name": UNATTRIBUTED, "measured_ms": profile.unattributed_ms}
+        lines.writerow([known.get(c, "") for c in COLUMNS])
     return out.getvalue()
 
 

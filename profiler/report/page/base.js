@@ -36,7 +36,8 @@ function scaled(value, unit, step, prefixes) {
   if (!known(value)) return "–";
   let i = 0;
   while (Math.abs(value) >= step * 0.9995 && i < prefixes.length - 1) { value /= step; i += 1; }
-  return `${value === 0 ? "0" : value.toPrecision(3).replace(/\.?0+$|(\.\d*?)0+$/, "$1").replace(/e\+.*/, (e) => e)} ${prefixes[i]}${unit}`;
+  const digits = value < 10 && i ? 2 : value < 100 && i ? 1 : 0;
+  return `${Number(value.toFixed(digits))} ${prefixes[i]}${unit}`;
 }
 const rate = (value, unit) => scaled(value, unit, 1000, ["", "k", "M", "G", "T", "P"]);
 const bytes = (value) => scaled(value, "B", 1024, ["", "Ki", "Mi", "Gi", "Ti"]);

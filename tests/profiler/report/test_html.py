@@ -149,6 +149,15 @@ def test_the_tip_says_time_share_and_source(shown):
     assert node.module in page.ask("document.querySelector('#tip').innerText")
 
 
+def test_numbers_bear_units_of_a_thousand_or_1024(shown):
+    page = shown(MADE)
+    said = page.ask("[0, 1, 999, 1023, 1024, 1536, 10240, 3 << 20, 1023.9 * 1024].map(bytes)")
+    assert said == ["0 B", "1 B", "999 B", "1023 B", "1 KiB", "1.5 KiB", "10 KiB", "3 MiB", "1 MiB"]
+    assert page.ask("[999, 1e3, 2.24e11, 1.234e13].map((v) => rate(v, 'FLOP/s'))") == [
+        "999 FLOP/s", "1 kFLOP/s", "224 GFLOP/s", "12.3 TFLOP/s",
+    ]  # fmt: skip
+
+
 def test_the_timeline_paints_and_a_press_on_a_node_marks_its_row(shown):
     page = shown(MADE)
     page.middle("#timeline")

@@ -35,7 +35,8 @@ def test_csv_has_a_line_for_each_row_and_keeps_odd_text():
     made = profile()
     odd = replace(made.nodes[0], module='a,"b"\nc', predicted_ms=None)
     lines = list(csv.DictReader(io.StringIO(rows.to_csv(replace(made, nodes=(odd, *made.nodes[1:]))))))
-    assert [line["name"] for line in lines] == [n.name for n in made.nodes]
+    assert [line["name"] for line in lines] == [*(n.name for n in made.nodes), "unattributed"]
+    assert float(lines[-1]["measured_ms"]) == made.unattributed_ms and not lines[-1]["op"]
     assert lines[0]["module"] == odd.module and lines[0]["predicted_ms"] == ""
     assert float(lines[1]["measured_ms"]) == made.nodes[1].measured_ms
     assert float(lines[1]["flops_per_s"]) == pytest.approx(made.nodes[1].flops_per_s)
