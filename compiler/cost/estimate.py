@@ -56,7 +56,8 @@ class Costs:
         dtype: str = "f32", *, weights_bytes: int | None = None, reason: str = "",
     ) -> None:  # fmt: skip
         self.calibration, self.machine, self.backend = calibration, machine, backend
-        self.threads, self.dtype, self.weights_bytes = threads or machine.cores, dtype, weights_bytes
+        own = threads or machine.cores
+        self.threads, self.dtype, self.weights_bytes = own if machine.target == "cpu" else 1, dtype, weights_bytes
         self._reason = reason or "this machine was never calibrated (tundish calibrate)"
         self.caches: tuple[Cache, ...] = caches() if calibration is None else calibration.cache_sizes()
         self._engine: BackendCalibration | None = None if calibration is None else calibration.backends.get(backend)

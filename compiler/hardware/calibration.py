@@ -112,12 +112,16 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BackendCalibration(msgspec.Struct, frozen=True, kw_only=True):
-    """runtime_bytes: resident memory of a fresh process that has the backend open on a program of one node."""
+    """runtime_bytes: resident memory of a fresh process that has the backend open on a program of one node.
+
+    untimed: the programs for which the time allowed was not enough.
+    """
 
     versions: dict[str, str]
     launches: tuple[Launch, ...]
     families: tuple[Family, ...]
     runtime_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    untimed: tuple[str, ...] = ()
 
 
 class Energy(msgspec.Struct, frozen=True, kw_only=True):

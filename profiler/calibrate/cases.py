@@ -115,14 +115,17 @@ class Grid:
 
 
 def cases(grid: Grid, pool: np.ndarray) -> Iterator[Case]:
-    """All cases. pool: random numbers to cut weights from, a little more than the largest weight."""
-    yield from _elementwise(grid, pool)
+    """All cases, what most of a model's time goes into first.
+
+    pool: random numbers to cut weights from, a little more than the largest weight.
+    """
+    yield from _linears(grid, pool)
+    yield from _epilogues(grid, pool)
     yield from _norms(grid, pool)
     yield from _attentions(grid, pool)
-    yield from _epilogues(grid, pool)
+    yield from _elementwise(grid, pool)
     yield from _moves(grid, pool)
     yield from _convolutions(grid, pool)
-    yield from linears(grid, pool)
 
 
 POOL_ELEMENTS = 768 * 32_768 + 4096
@@ -132,7 +135,7 @@ _LINEAR = (
 )  # fmt: skip
 
 
-def linears(grid: Grid, pool: np.ndarray) -> Iterator[Case]:
+def _linears(grid: Grid, pool: np.ndarray) -> Iterator[Case]:
     """x · w without a bias, each weight cold."""
     for k, n in _LINEAR[: grid.shapes]:
         rows = grid.of(1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if n < 10_000 else grid.of(1, 16, 128)
@@ -323,16 +326,16 @@ def _moves(grid: Grid, pool: np.ndarray) -> Iterator[Case]:
             outputs += node.outputs
         sizes = _rows(grid, 1, 16, 64, 128, 256, 512)
         moved = _case(b, name, kernel, _CHAIN, 0, sizes, outputs)
-        yield Case(**{**vars(moved), "base": _taken(pool, b.inputs, sizes)})
+        yield Case(**{**vars(moved), "base": handing_over(moved)})
     yield _chain(pool, "rotary", shape, _rotary, _rows(grid, 1, 16, 64, 128, 256, 512))
 
 
-def _taken(pool: np.ndarray, inputs: Sequence[Value], sizes: Sequence[Sizes]) -> Case:
-    """A program that takes these inputs and gives one element of each of the many."""
-    b = Draft(pool=pool)
-    taken = [b.given(v.name, *v.type.shape, dtype=v.type.dtype) for v in inputs]
+def handing_over(case: Case) -> Case:
+    """A program that takes the same inputs and gives one element of each."""
+    b = Draft()
+    taken = [b.given(v.name, *v.type.shape, dtype=v.type.dtype) for v in case.program.entry.inputs]
     taps = [b.tap(v) for v in taken]
-    return _case(b, "inputs", (), _CHAIN, sum(n.op.name == "slice" for n in b.nodes), sizes, taps)
+    return _case(b, "inputs", (), case.copies, sum(n.op.name == "slice" for n in b.nodes), case.sizes, taps)
 
 
 def _split(b: Draft, x: Value) -> Value:

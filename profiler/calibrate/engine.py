@@ -22,7 +22,7 @@ from ...ir.dims import Range
 from ...ir.dtypes import f32
 from ...ir.graph import Program
 from ...ir.tensor import TensorType
-from .cases import ENTRY, Case, Draft
+from .cases import ENTRY, Case, Draft, handing_over
 from .quiet import Timing, Watch, timing
 
 _TAPS = 64
@@ -73,13 +73,15 @@ class Bench:
     def case(self, case: Case, launch: Launch) -> list[Measured]:
         """The kernel's seconds at each size: of a run, less the run's own cost and the taps', shared by the copies.
 
-        What is too small to be told from nothing counts as a node that does nothing.
+        What is too small to be told from nothing counts as a node that does nothing. On a device, a program that only
+        takes the inputs stands for the copies to it and back; a run ends when its one element is back.
         """
         found = self.time(case.program, case.sizes, launch.threads)
         base = [0.0] * len(found)
-        if case.base is not None:
-            other = self.time(case.base.program, case.sizes, launch.threads)
-            base = [self._share(case.base, t, launch) for t in other]
+        beside = case.base or (handing_over(case) if self.machine.target != "cpu" else None)
+        if beside is not None:
+            other = self.time(beside.program, case.sizes, launch.threads)
+            base = [self._share(beside, t, launch) for t in other]
         measured = []
         for at, took, less in zip(case.sizes, found, base, strict=True):
             parts = kernels(case.kernel, at)

@@ -61,6 +61,12 @@ class Amount:
         return Amount(BUDGET_S, 10, Grid(cold), Grid(cold, stride=2, heads=1, shapes=4))
 
     @staticmethod
+    def of_device(quick: bool) -> Amount:
+        """A GPU's last cache is small beside what lies in its memory, so rotated weights are cold soon."""
+        grid = Grid(8 << 20, stride=4, heads=1, shapes=1) if quick else Grid(256 << 20)
+        return Amount(8.0 if quick else BUDGET_S, 3 if quick else 10, grid, None)
+
+    @staticmethod
     def quick() -> Amount:
         return Amount(8.0, 3, Grid(8 << 20, stride=4, heads=1, shapes=1), None, 16 << 20)
 
@@ -78,7 +84,7 @@ def calibrate(
     levels = caches()
     amount = amount or (Amount.quick() if quick else Amount.usual(levels))
     watch = Watch(machine.cores)
-    say = _Saying(progress, amount.budget_s, started)
+    say = Saying(progress, amount.budget_s, started)
     found, missing = peaks(machine.features, counts, watch, amount.runs, say)
     widths = bandwidths(
         machine.features, levels, counts, watch, amount.runs, say, least_memory=amount.least_memory
@@ -86,15 +92,15 @@ def calibrate(
     energy, reason = measure_energy(machine.features, machine.cores)
     without = Calibration(
         schema=SCHEMA, created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), seconds=0.0, quick=quick,
-        machine=MachineId.of(machine), versions=_versions(), peaks=tuple(found), bandwidths=tuple(widths), backends={},
+        machine=MachineId.of(machine), versions=versions(), peaks=tuple(found), bandwidths=tuple(widths), backends={},
         caches=tuple(CacheLevel(level=c.level, size_bytes=c.size_bytes, cores=c.cores) for c in levels),
         energy=energy, not_measured={**missing, **({"energy": reason} if reason else {})},
     )  # fmt: skip
-    measured = _backend(engine, machine, without, counts, amount, watch, say)
-    return _with(without, {backend: measured}, time.perf_counter() - started, watch.disturbed_share)
+    measured = measure_backend(engine, machine, without, counts, amount, watch, say)
+    return with_backends(without, {backend: measured}, time.perf_counter() - started, watch.disturbed_share)
 
 
-def _with(
+def with_backends(
     c: Calibration, backends: dict[str, BackendCalibration], seconds: float, disturbed: float
 ) -> Calibration:
     import msgspec
@@ -102,7 +108,7 @@ def _with(
     return msgspec.structs.replace(c, backends=backends, seconds=seconds, disturbed=disturbed)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     import numba
 
     return {"tundish": version(), "numpy": np.__version__, "numba": numba.__version__}
@@ -116,7 +122,7 @@ def _counts(threads: Sequence[int], machine: Machine) -> tuple[int, ...]:
     return counts
 
 
-class _Saying:
+class Saying:
     """Turns stages into progress: the share is that of the time that is allowed."""
 
     def __init__(self, progress: Progress, budget_s: float, started: float) -> None:
@@ -130,9 +136,9 @@ class _Saying:
         self.progress(stage, min(0.99, self.elapsed_s / self.budget_s))
 
 
-def _backend(
+def measure_backend(
     engine: Backend, machine: Machine, roofs: Calibration, counts: Sequence[int], amount: Amount, watch: Watch,
-    say: _Saying,
+    say: Saying,
 ) -> BackendCalibration:  # fmt: skip
     say(f"memory of {engine.name}")
     resident = runtime_bytes(engine.name)
@@ -145,23 +151,32 @@ def _backend(
         grid = amount.full if n == max(counts) else amount.other
         made = cases(grid, pool) if grid is not None else ()
         jobs += [(case, n) for case in made if not amount.only or case.name in amount.only]
-    found = _run(bench, jobs, launches, amount, say)
+    found, untimed = _run(bench, jobs, launches, amount, say)
     say("fitting")
     return BackendCalibration(
+        untimed=untimed,
         versions=engine.versions(), launches=tuple(launches.values()), runtime_bytes=resident,
         families=tuple(_fitted(found, roofs, machine, engine.name)),
     )  # fmt: skip
 
 
 def _run(
-    bench: Bench, jobs: Sequence[tuple[Case, int]], launches: dict[int, Launch], amount: Amount, say: _Saying
-) -> dict[tuple[str, int], list[Measured]]:
-    """Each job gets its part of the time that is left, by how much depends on it: matrix products the most."""
+    bench: Bench, jobs: Sequence[tuple[Case, int]], launches: dict[int, Launch], amount: Amount, say: Saying
+) -> tuple[dict[tuple[str, int], list[Measured]], tuple[str, ...]]:
+    """Each job gets its part of the time that is left, by how much depends on it: matrix products the most.
+
+    Gives the times, and the names of those for which no time was left, on a machine that is slow or busy elsewhere.
+    """
     found: dict[tuple[str, int], list[Measured]] = {}
+    untimed: list[str] = []
     weights = [_weight(case) for case, _ in jobs]
     opening = _OPENING_S
     for i, (case, threads) in enumerate(jobs):
-        say(f"{case.name}, {threads} thread{'s' if threads > 1 else ''}")
+        name = f"{case.name}, {threads} thread{'s' if threads > 1 else ''}"
+        say(name)
+        if say.elapsed_s > amount.budget_s and found and not amount.only:
+            untimed.append(name)
+            continue
         left = amount.budget_s - say.elapsed_s - opening * len(jobs[i:])
         part = max(_LEAST_S, left * weights[i] / sum(weights[i:]))
         bench.effort = Effort(3, part / (2 if case.base else 1), 1.5 * part)
@@ -169,7 +184,7 @@ def _run(
         for m in bench.case(case, launches[threads]):
             found.setdefault((m.kernel.family, threads), []).append(m)
         opening += 0.2 * (max(0.0, say.elapsed_s - before - part) - opening)
-    return found
+    return found, tuple(untimed)
 
 
 def _weight(case: Case) -> float:

@@ -18,6 +18,7 @@ from .quiet import Watch, best_of
 from .vectors import ACCUMULATORS, loop, reader, units, vector_bytes
 
 _RUN_S = 0.004  # one sample: long against starting threads, short against the turns of the machine's other users
+_TRIES = 7  # of which one at least is not disturbed
 _BEYOND = 4  # a buffer this many times the last cache is in memory
 _LEAST_MEMORY = 256 << 20
 
@@ -149,7 +150,7 @@ def _passes(run: Callable[[int], object]) -> int:
     count = 1
     while True:
         took = []
-        for _ in range(3):
+        for _ in range(_TRIES):
             start = time.perf_counter()
             run(count)
             took.append(time.perf_counter() - start)

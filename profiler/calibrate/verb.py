@@ -49,7 +49,8 @@ def calibrate(
         "file": str(place), "machine": made.machine.name, "created": made.created, "seconds": made.seconds,
         "quick": made.quick, "disturbed_share": made.disturbed,
         "runtime_bytes": {name: e.runtime_bytes for name, e in made.backends.items()},
-        "not_measured": made.not_measured, **rows(made),
+        "not_measured": made.not_measured,
+        "untimed": {name: len(e.untimed) for name, e in made.backends.items() if e.untimed}, **rows(made),
     }  # fmt: skip
 
 
