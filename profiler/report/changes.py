@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from ..diff import SAME, Change, Diff
 from ..profiles import NodeRow
 from .table import size
-from .terminal import TOP, WIDTH, short, tail
+from .terminal import TOP, WIDTH, grid, short, tail
 
 
 def show_diff(diff: Diff, top: int = TOP) -> None:
@@ -24,7 +23,8 @@ def show_diff(diff: Diff, top: int = TOP) -> None:
         moved = [c for c in changes if c.verdict != SAME]
         console.print(Text(f"\n{name}s: {_counted(moved, changes)}", style="bold"))
         if moved:
-            console.print(_table(name, _ends(moved, top), wide=console.width >= 110))
+            titles = (name, "before", "after", "ms", "%", "source")
+            console.print(grid(titles, [_cells(c) for c in _ends(moved, top)], console.width))
     for title, rows in (("only after", diff.added), ("only before", diff.removed)):
         if rows:
             took = short(sum(n.measured_ms for n in rows))
@@ -60,22 +60,9 @@ def _ends(moved: list[Change], top: int) -> list[Change]:
     return [*slower[:top], *faster[max(0, len(faster) - top) :]]
 
 
-def _table(name: str, changes: list[Change], *, wide: bool) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for title in ("before", "after", "ms", "%"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("source", no_wrap=True, overflow="ellipsis")
-    for c in changes:
-        spoken = f"{c.module or c.name} {c.op}" if c.op else c.name
-        table.add_row(
-            Text(spoken if wide else tail(spoken, 26)), short(c.before_ms), short(c.after_ms), f"{c.change_ms:+.3f}",
-            signed(c), Text(c.source if wide else tail(c.source.rpartition("/")[2], 19)),
-        )  # fmt: skip
-    return table
+def _cells(c: Change) -> list[str]:
+    name = f"{c.module or c.name} {c.op}" if c.op else c.name
+    return [name, short(c.before_ms), short(c.after_ms), f"{c.change_ms:+.3f}", signed(c), c.source]
 
 
 def _alone(row: NodeRow) -> str:

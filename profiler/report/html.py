@@ -93,11 +93,11 @@ def _metric(name: str, value: str, beside: str, kind: str = "") -> str:
 
 def _about(profile: Profile) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in profile.versions.items())
-    told = {"Machine": profile.machine, "Calibration": profile.calibration, "Measured": profile.date, "With": versions}
+    told = {"Machine": profile.machine, "Calibration": profile.calibration, "Taken": profile.date, "With": versions}
     for name, value in told.items():
         if value:
             yield f"<li><b>{name}</b> {escape(value)}</li>"
-    yield from (f'<li class="note">{escape(note)}</li>' for note in profile.notes)
+    yield from (f'<li class="note">{escape(note)}</li>' for note in profile.notes if note != profile.calibration)
 
 
 # -- the charts ----------------------------------------------------------------------------------------

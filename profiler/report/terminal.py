@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..modules import predicted_sum, real_nodes, roofline_share
@@ -13,6 +13,8 @@ from .table import size
 
 WIDTH = 80  # of what is piped, and the least that is kept to
 TOP = 12
+SOURCE = 20  # columns that a source line has at least: a file of transformers and its line
+LEFT = ("roof",)  # columns of words
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
@@ -31,7 +33,8 @@ def show(profile: Profile, top: int = TOP) -> None:
     )
     for title, name, rows in shown:
         console.print(Text(f"\n{title}", style="bold"))
-        console.print(_table(name, rows[:top], wide=console.width >= 110))
+        titles = (name, "ms", "±%", "share", "pred.", "%roof", "roof", "source")
+        console.print(grid(titles, [_cells(line) for line in rows[:top]], console.width))
 
 
 def summary(profile: Profile) -> list[str]:
@@ -50,7 +53,7 @@ def summary(profile: Profile) -> list[str]:
         "peak memory   " + ", ".join(f"{_size(profile.peak_bytes.get(k))} {k}" for k in ("measured", "predicted")),
         f"calibration   {profile.calibration}",
     ]
-    return [*lines, *(f"note: {n}" for n in profile.notes)]
+    return [*lines, *(f"note: {n}" for n in profile.notes if n != profile.calibration)]
 
 
 def _predicted(profile: Profile) -> str:
@@ -100,23 +103,31 @@ def _line(name: str, nodes: Sequence[NodeRow], profile: Profile) -> Line:
     }  # fmt: skip
 
 
-def _table(name: str, lines: Iterable[Line], *, wide: bool) -> Any:
+def _cells(line: Line) -> list[str]:
+    predicted, percent = line["predicted"], line["percent"]
+    return [
+        line["name"], short(line["measured"]), f"{line['spread'] * 100:.0f}", f"{line['share']:.1%}",
+        "-" if predicted is None else short(predicted), "-" if percent is None else f"{percent:.0f}",
+        line["roof"] or "-", line["source"],
+    ]  # fmt: skip
+
+
+def grid(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Any:
+    """A rich table of at most `width` columns: what stands between the name, first, and the source, last, is kept
+    whole; those two give way, the name down to a third of the width."""
     from rich.table import Table
     from rich.text import Text
 
+    between = sum(max(map(len, column)) for column in list(zip(titles, *rows, strict=True))[1:-1])
+    room = width - between - len(titles)
+    names, sources = (max((len(row[i]) for row in rows), default=0) for i in (0, -1))
+    source = max(len(titles[-1]), min(sources, room - min(names, max(width // 3, room - SOURCE))))
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=None)
-    for title in ("ms", "±%", "share", "pred.", "%roof", "roof"):
-        table.add_column(title, justify="left" if title == "roof" else "right", no_wrap=True)
-    table.add_column("source", no_wrap=True, overflow="ellipsis")
-    for line in lines:
-        predicted, percent = line["predicted"], line["percent"]
-        table.add_row(
-            Text(line["name"] if wide else tail(line["name"], 24)), short(line["measured"]),
-            f"{line['spread'] * 100:.0f}", f"{line['share']:.1%}", "-" if predicted is None else short(predicted),
-            "-" if percent is None else f"{percent:.0f}", line["roof"] or "-",
-            Text(line["source"] if wide else tail(line["source"].rpartition("/")[2], 19)),
-        )  # fmt: skip
+    for i, title in enumerate(titles):
+        left = i in (0, len(titles) - 1) or title in LEFT
+        table.add_column(title, justify="left" if left else "right", no_wrap=True, overflow="crop")
+    for row in rows:
+        table.add_row(Text(tail(row[0], room - source)), *row[1:-1], Text(tail(row[-1], source)))
     return table
 
 

@@ -30,7 +30,7 @@ function ms(value) {
   if (!known(value)) return "–";
   return value.toFixed(value < 10 ? 3 : value < 100 ? 2 : value < 1000 ? 1 : 0);
 }
-const percent = (value, digits = 1) => (known(value) && Number.isFinite(value) ? `${value.toFixed(digits)}%` : "–");
+const percent = (value, digits = 1) => (known(value) && Number.isFinite(value) ? `${value.toFixed(value < 99.95 ? digits : 0)}%` : "–");
 const ofTotal = (value) => percent(data.total_ms ? (100 * value) / data.total_ms : NaN);
 function scaled(value, unit, step, prefixes) {
   if (!known(value)) return "–";

@@ -12,15 +12,15 @@ const COLUMNS = [
   ["Node", (n) => [mark(n), n.name], "name", "text"],
   ["Op", (n) => [n.op], "op", "text"],
   ["Measured ms", (n) => [ms(n.measured_ms)], "measured_ms", ""],
-  ["±", (n) => [percent((50 * n.iqr_ms) / n.measured_ms)], "spread", "soft"],
+  ["±", (n) => [percent((50 * n.iqr_ms) / n.measured_ms, n.spread < 0.2 ? 1 : 0)], "spread", "soft"],
   ["Share", (n) => [ofTotal(n.measured_ms)], "measured_ms", "soft"],
   ["Predicted ms", (n) => [ms(n.predicted_ms)], "predicted_ms", "predicted"],
   ["GFLOP/s", (n) => [n.hardware_flops ? giga(n.flops_per_s) : "–"], "flops_per_s", ""],
   ["GB/s", (n) => [giga(n.bytes_per_s)], "bytes_per_s", ""],
   ["% of roof", meter, "percent_of_roof", ""],
   ["Roof", (n) => [n.roof ?? "–"], "roof", "text"],
-  ["Module", (n) => [n.module || "(root)"], "module", "text"],
-  ["Source", (n) => [n.source], "source", "text"],
+  ["Module", (n) => [make("bdi", {}, n.module || "(root)")], "module", "text tail"],
+  ["Source", (n) => [make("bdi", {}, n.source)], "source", "text tail"],
 ];
 const table = $("nodes");
 const body = table.tBodies[0];
@@ -41,7 +41,7 @@ nodes.forEach((n) => {
   n.row = make("tr", { "data-node": n.name }, ...COLUMNS.map(([, show, , kind]) => {
     const content = show(n);
     const cell = make("td", { className: kind }, ...content);
-    if (kind === "text") cell.title = content[content.length - 1];
+    if (kind.includes("text")) cell.title = cell.textContent;
     return cell;
   }));
 });
@@ -70,7 +70,8 @@ function fillTable() {
   $("within").setAttribute("aria-label", `Only nodes in ${chosen.module}: show all`);
 }
 function footer(title, value) {
-  const cells = COLUMNS.map((_, i) => make("td", { className: i < 1 ? "text" : "" }, i === 0 ? title : i === 2 ? ms(value) : i === 4 ? ofTotal(value) : ""));
+  const shown = { Node: title, "Measured ms": ms(value), Share: ofTotal(value) };
+  const cells = COLUMNS.filter(([name]) => name !== "Op").map(([name, , , kind]) => make("td", { className: kind }, shown[name] ?? ""));
   return make("tr", {}, ...cells);
 }
 table.tFoot.append(footer("unattributed", data.unattributed_ms), footer("whole run", data.total_ms));
