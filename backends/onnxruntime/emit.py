@@ -27,7 +27,7 @@ ONNX_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """One ONNX node before it is written."""
+    """One ONNX node before it is written. keys: the nodes of the plan that it computes, the anchor first."""
 
     op_type: str
     domain: str
@@ -36,6 +36,7 @@ class Made:
     attrs: tuple[tuple[str, Any], ...]
     name: str
     where: Where
+    keys: tuple[str, ...] = ()
 
 
 class Emit:
@@ -57,6 +58,7 @@ class Emit:
         self.weights: dict[str, str] = {}  # weight name in the program's table -> name in the model
         self.where = Where("<model>")
         self.path = ""
+        self.keys: tuple[str, ...] = ()  # the nodes of the plan that are being emitted
         self.sizes = Sizes(self)
         self._made: dict[Any, tuple[str, ...]] = {}
         self._constants: dict[Any, str] = {}
@@ -80,7 +82,7 @@ class Emit:
             node_name = self._node_name(op_type)
             names = tuple(self.fresh(f"{node_name}:{i}" if i else node_name) for i in range(outputs))
             self._made[key] = names
-            self.nodes.append(Made(op_type, domain, args, names, items, node_name, self.where))
+            self.nodes.append(Made(op_type, domain, args, names, items, node_name, self.where, self.keys))
         return names[0] if outputs == 1 else list(names)
 
     def ms(self, op_type: str, *inputs: Arg, outputs: int = 1, **attrs: Any) -> Any:

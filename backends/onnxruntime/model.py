@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,18 +56,18 @@ def _name_outputs(to: Emit, made: Iterable[str], graph: Graph) -> list[Made]:
     """The nodes, with the graph's results under the entry's output names."""
     fixed = {v.name for v in graph.inputs} | set(to.initializers) | set(to.weights.values())
     renamed: dict[str, str] = {}
+    made_by = {name: node.keys for node in to.nodes for name in node.outputs}
     for name, wanted in zip(made, graph.output_names, strict=True):
         if name in fixed or name in renamed:
-            to.nodes.append(Made("Identity", "", (name,), (wanted,), (), f"Identity#{wanted}", to.where))
+            keys = made_by.get(name, to.keys)
+            to.nodes.append(Made("Identity", "", (name,), (wanted,), (), f"Identity#{wanted}", to.where, keys))
         else:
             renamed[name] = wanted
 
     def now(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(renamed.get(n, n) for n in names)
 
-    return [
-        Made(n.op_type, n.domain, now(n.inputs), now(n.outputs), n.attrs, n.name, n.where) for n in to.nodes
-    ]
+    return [replace(n, inputs=now(n.inputs), outputs=now(n.outputs)) for n in to.nodes]
 
 
 def _alive(nodes: list[Made], outputs: Iterable[str]) -> list[Made]:
@@ -83,7 +83,7 @@ def _alive(nodes: list[Made], outputs: Iterable[str]) -> list[Made]:
                 results = results[:-1]
         else:  # every result of the standard operators used here must be named
             results = node.outputs
-        kept.append(Made(node.op_type, node.domain, node.inputs, results, node.attrs, node.name, node.where))
+        kept.append(replace(node, outputs=results))
     return kept[::-1]
 
 

@@ -9,7 +9,7 @@ from ...ir.diagnostics import BuildError, Where
 from ...ir.dtypes import DType, f32
 from ...ir.graph import Graph, Node, Program, Value, callee
 from ...ir.op import Attrs
-from ...ir.walk import resolve
+from ...ir.walk import key_of, resolve
 from ...ir.weights import Recipe
 from ..weight_out import derived_weights
 from .emit import Emit
@@ -28,6 +28,8 @@ class Walk:
             "call": self._call, "fused": self._fused,
         }  # fmt: skip
         self._calls: tuple[Node, ...] = ()
+        self._path = ""  # of the calls, as in the key of a step
+        self._within = False  # a decomposition's nodes are none of the plan's
         self._derived = derived_weights(program)
 
     def graph(self, graph: Graph, args: Sequence[str]) -> list[str]:
@@ -36,6 +38,7 @@ class Walk:
         self.to.names = dict(zip(graph.inputs, args, strict=True))
         for node in graph.nodes:
             self._place(node.where)
+            self._note(node)
             outputs = self._special.get(node.op.name, self._lowered)(node)
             self.to.names.update(zip(node.outputs, outputs, strict=True))
         results = [self.to.names[v] for v in graph.outputs]
@@ -48,6 +51,11 @@ class Walk:
         for call in self._calls:  # innermost first
             where = resolve(where, call)
         self.to.where, self.to.path = where, where.module
+
+    def _note(self, *nodes: Node) -> None:
+        """What is emitted from here on computes these nodes."""
+        if not self._within:
+            self.to.keys = tuple(key_of(self._path, n) for n in nodes)
 
     # -- the ops of structure ----------------------------------------------------------------------
 
@@ -72,10 +80,11 @@ class Walk:
         return [self.to.sizes.scalar(node.attrs["dim"])]
 
     def _call(self, node: Node) -> list[str]:
-        outer, self._calls = self._calls, (node, *self._calls)
+        outer = self._calls, self._path
+        self._calls, self._path = (node, *self._calls), key_of(self._path, node)
         body = self.program.functions[str(callee(node))]
         outputs = self.graph(body, [self.to.name(v) for v in node.inputs])
-        self._calls = outer
+        self._calls, self._path = outer
         return outputs
 
     def _fused(self, node: Node) -> list[str]:
@@ -91,15 +100,16 @@ class Walk:
         floats = {v.type.dtype for n in nodes for v in n.outputs if v.type.dtype.is_float}
         if lowering is None or tuple(n.op.name for n in nodes) != (key[0], *key[1]) or floats != {f32}:
             return None
-        outer, calls = self.to.names, self._calls
+        outer, calls, path = self.to.names, self._calls, self._path
         self.to.names = dict(zip(body.inputs, (self.to.name(v) for v in node.inputs), strict=True))
-        self._calls = (node, *calls)
+        self._calls, self._path = (node, *calls), key_of(path, node)
         self._place(nodes[0].where)
+        self._note(*nodes)
         for n in body.nodes:
             if n not in nodes:
                 self.to.names.update(zip(n.outputs, self._special[n.op.name](n), strict=True))
         made = lowering(self.to, body, nodes)
-        self.to.names, self._calls = outer, calls
+        self.to.names, self._calls, self._path = outer, calls, path
         if made is None or any(v not in made for v in body.outputs):
             return None
         return [made[v] for v in body.outputs]
@@ -129,7 +139,10 @@ class Walk:
         result = node.op.decompose(b, *given, **node.attrs)
         outputs = result if isinstance(result, tuple) else (result,)
         present = [self.to.name(v) for v in node.inputs if v is not None]
-        return self.graph(b.finish(outputs), present)
+        outer, self._within = self._within, True
+        made = self.graph(b.finish(outputs), present)
+        self._within = outer
+        return made
 
     def _narrow(self, node: Node) -> DType | None:
         """The element type of the node that has no kernel for this op and must be computed in f32."""
