@@ -57,11 +57,16 @@ class Profiled:
     """Runs of one entry: `totals_s` without profiling, `profiled_s` with it, interleaved; the kernels of each of those.
 
     The difference of the two medians is what profiling itself costs.
+    function: of the program, which the entry chose for these inputs.
+    clock_s, gap_s: what profiling itself adds to each kernel's seconds, which is still in them, and after each kernel.
     """
 
+    function: str
     totals_s: tuple[float, ...]
     profiled_s: tuple[float, ...]
     runs: tuple[tuple[KernelTime, ...], ...]
+    clock_s: float = 0.0
+    gap_s: float = 0.0
 
 
 class Runner(Protocol):
@@ -73,6 +78,13 @@ class Runner(Protocol):
         """Runs an entry once; `outputs` names those wanted, all by default.
 
         Raises: RunError on inputs that do not fit, or outputs that the entry does not have.
+        """
+        ...
+
+    def profile(self, entry: str, inputs: Arrays, *, warmup: int, repeats: int) -> Profiled:
+        """Runs an entry `warmup` times and then `repeats` times, without profiling and with it in turns.
+
+        Raises: RunError on inputs that do not fit, or where the backend cannot time its kernels.
         """
         ...
 

@@ -49,20 +49,31 @@ def _npy(name: str, path: Path) -> np.ndarray:
     return loaded
 
 
-def random_inputs(signature: Signature, seed: int = 0) -> dict[str, np.ndarray]:
+def random_inputs(
+    signature: Signature, seed: int = 0, sizes: Mapping[str, int] | None = None,
+    like: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Arrays for every input: floats are normal, masks one, other integers 0 or 1 (valid in any vocabulary).
 
+    sizes: of the symbols; by default small ones. like: arrays whose integers show from where to where they go.
     Raises: LoadError where the least sizes that an input allows are too many numbers to draw.
     """
+    rng = np.random.default_rng(seed)
+    chosen = _usual(signature) if sizes is None else dict(sizes)
+    return {spec.name: _draw(spec, chosen, rng, (like or {}).get(spec.name)) for spec in signature.inputs}
+
+
+def _usual(signature: Signature) -> dict[str, int]:
     sizes = {}
     for name, (low, high) in signature.symbols.items():
         size = max(low, _SIZES.get(name, 4))
         sizes[name] = size if high is None else min(size, high)
-    rng = np.random.default_rng(seed)
-    return {spec.name: _draw(spec, sizes, rng) for spec in signature.inputs}
+    return sizes
 
 
-def _draw(spec: TensorSpec, sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:
+def _draw(
+    spec: TensorSpec, sizes: dict[str, int], rng: np.random.Generator, like: np.ndarray | None = None
+) -> np.ndarray:
     try:
         shape = tuple(dims.evaluate(d, sizes) for d in spec.type.shape)
     except ZeroDivisionError as error:
@@ -75,4 +86,7 @@ def _draw(spec: TensorSpec, sizes: dict[str, int], rng: np.random.Generator) -> 
         return rng.standard_normal(shape).astype(dtype.numpy)
     if "mask" in spec.name:
         return np.ones(shape, dtype.numpy)
-    return rng.integers(0, 2, shape).astype(dtype.numpy)
+    low, high = (0, 1) if like is None or not like.size else (int(like.min()), int(like.max()))
+    if "position" in spec.name:  # one text a row
+        return np.broadcast_to(low + np.arange(shape[-1]) % (high - low + 1), shape).astype(dtype.numpy)
+    return rng.integers(low, high, shape, endpoint=True).astype(dtype.numpy)

@@ -34,6 +34,11 @@ def resolve(reference: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
+def environment() -> dict[str, str]:
+    """Of a child process that finds us where we are found."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
 class Worker:
     """The parent's end of one process."""
 
@@ -41,7 +46,7 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tundish.profiler.workers", json.dumps(job)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},  # finds us where we are found
+            env=environment(),
         )  # fmt: skip
         self.ready = self._answer()
 

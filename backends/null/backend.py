@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ...ir import ops  # noqa: F401  (fills OPS)
 from ...ir.diagnostics import RunError
 from ...ir.dtypes import DTYPES
 from ...ir.op import OPS
-from ..base import Built, Runner
+from ..base import Built, Profiled, Runner
 from ..signature import known_entry, signatures
 
 
@@ -48,6 +49,13 @@ class NullRunner:
         self, entry: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Raises: RunError, always."""
+        self._refuse(entry, inputs, outputs)
+
+    def profile(self, entry: str, inputs: Mapping[str, np.ndarray], *, warmup: int, repeats: int) -> Profiled:
+        """Raises: RunError, always."""
+        self._refuse(entry, inputs, None)
+
+    def _refuse(self, entry: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None) -> NoReturn:
         signature = known_entry(entry, self.built.entries)
         signature.bind(inputs)
         signature.select(outputs)

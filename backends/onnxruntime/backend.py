@@ -13,7 +13,9 @@ from ..base import Built, Runner
 from ..signature import signatures
 from .lower import DEFAULT_OPSET, STRUCTURE, declined, decomposed, table
 from .lower_fused import FUSED
-from .runner import PROVIDERS, OrtRunner
+from .nodes import map_file, write_map
+from .runner import OrtRunner
+from .sessions import PROVIDERS
 
 
 def providers() -> list[str]:
@@ -50,7 +52,8 @@ class OnnxRuntime:
         )
 
     def build(self, plan: Plan, out: Path, weights: Path) -> Built:
-        """Writes `<entry>.onnx` (`<entry>.<n>.onnx` for further variants), whose weights lie in `weights`.
+        """Writes `<entry>.onnx` (`<entry>.<n>.onnx` for further variants), whose weights lie in `weights`,
+        and beside each which nodes of the plan its nodes compute.
 
         Raises: BuildError on an op that cannot be lowered, or an unknown target.
         """
@@ -68,6 +71,7 @@ class OnnxRuntime:
                 text = proto(model, external(model, spans, stored.__getitem__)).SerializeToString(deterministic=True)
                 file = f"{entry}.{i}.onnx" if i else f"{entry}.onnx"
                 (out / file).write_bytes(text)
+                write_map(out / map_file(file), variant.function, {n.name: n.keys for n in model.nodes})
                 guard = variant.guard
                 models[entry].append({"guard": [guard.symbol, guard.op, guard.value], "file": file})
         return Built(out, weights, signatures(plan), {"models": models, "target": plan.target})

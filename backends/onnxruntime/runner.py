@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Mapping, Sequence
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
-from ...ir.diagnostics import LoadError, RunError
-from ..base import Built
+from ...ir.diagnostics import RunError
+from ..base import Built, Profiled
 from ..options import OrtOptions, typed
 from ..signature import choose, known_entry
+from .sessions import session
 
 if TYPE_CHECKING:
     import onnxruntime
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What numpy has no type of its own for passes by its bits: onnxruntime's name and number for it.
 _BITS = {
     np.dtype(ml_dtypes.bfloat16): ("tensor(bfloat16)", 16),
@@ -30,46 +28,6 @@ _BITS = {
     np.dtype(ml_dtypes.float8_e5m2fnuz): ("tensor(float8e5m2fnuz)", 20),
 }
 _NAMED = {name: dtype for dtype, (name, _) in _BITS.items()}
-
-
-def session(model: Path, weights: Path, target: str, threads: int | None) -> onnxruntime.InferenceSession:
-    """Opens one model on the provider that was asked for, never on another.
-
-    Raises: LoadError where that provider is missing or does not start, or the file is not a model.
-    """
-    import onnxruntime as ort
-
-    wanted = PROVIDERS[target]
-    if wanted not in ort.get_available_providers():
-        raise LoadError(
-            f"this build of onnxruntime has no {wanted}", found=", ".join(ort.get_available_providers()),
-            hint="install onnxruntime-gpu, or compile with --target cpu",
-        )  # fmt: skip
-    try:
-        opened = ort.InferenceSession(
-            model.read_bytes(), _options(ort, weights, threads), providers=[wanted], enable_fallback=False
-        )
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        raise LoadError(f"onnxruntime cannot open {model.name}: {error}") from error
-    if opened.get_providers()[0] != wanted:
-        raise LoadError(
-            f"{wanted} did not start", found=f"running on {', '.join(opened.get_providers())}",
-            hint="check the driver and the CUDA libraries (`tundish doctor`), or compile with --target cpu",
-        )  # fmt: skip
-    return opened
-
-
-def _options(ort: Any, weights: Path, threads: int | None) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # its lines would stand beside our own message on stderr
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # The model is given as bytes, and its weights are one file of the bundle, outside the model's own folder.
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(weights.parent.resolve())
-    )
-    return options
 
 
 class OrtRunner:
@@ -92,18 +50,42 @@ class OrtRunner:
         self, entry: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Runs an entry once. Raises: RunError."""
-        signature = known_entry(entry, self.built.entries)
-        sizes = signature.bind(inputs)
-        names = signature.select(outputs)
+        file, names = self._chosen(entry, inputs, outputs)
         if not names:
             return {}  # ONNX Runtime takes no names for all of them
-        variants = self._variants[entry]
-        opened = self.session(variants[choose(variants, sizes)].function)
+        opened = self.session(file)
         try:
             results = fed(opened, names, inputs)
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise RunError(f"onnxruntime failed in entry {entry!r}: {error}") from error
         return dict(zip(names, results, strict=True))
+
+    def profile(self, entry: str, inputs: Mapping[str, np.ndarray], *, warmup: int, repeats: int) -> Profiled:
+        """Runs an entry in turns without and with ONNX Runtime's own profiling, in two sessions.
+
+        Raises: RunError; LoadError where the bundle does not say which kernel computes which node.
+        """
+        from .profile import profiled
+
+        file, names = self._chosen(entry, inputs, None)
+        target = self._options.target
+        if target != "cpu":
+            raise RunError(f"profiling on {target} is not built yet", hint="compile with --target cpu")
+        return profiled(
+            lambda adjust: session(self.built.folder / file, self.built.weights, target, self.threads, adjust),
+            lambda opened: fed(opened, names, inputs), self.built.folder / file, self.threads,
+            warmup=warmup, repeats=repeats,
+        )  # fmt: skip
+
+    def _chosen(
+        self, entry: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None
+    ) -> tuple[str, list[str]]:
+        """The file for inputs of these sizes, and the names of the wanted outputs. Raises: RunError."""
+        signature = known_entry(entry, self.built.entries)
+        sizes = signature.bind(inputs)
+        names = signature.select(outputs)
+        variants = self._variants[entry]
+        return variants[choose(variants, sizes)].function, names
 
     def close(self) -> None:
         """Frees the sessions."""

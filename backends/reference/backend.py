@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from ...ir import ops  # noqa: F401  (fills OPS)
 from ...ir.diagnostics import LoadError
 from ...ir.dtypes import DTYPES
 from ...ir.evaluate import Evaluator
-from ...ir.graph import Graph
+from ...ir.graph import Graph, Node, Program
 from ...ir.op import OPS
-from ..base import Built, Runner
+from ...ir.walk import key_of, steps
+from ..base import Built, KernelTime, Profiled, Runner
 from ..options import ReferenceOptions, typed
 from ..plan_text import read_program
 from ..signature import choose, known_entry, signatures
@@ -77,8 +79,48 @@ class ReferenceRunner:
         results = self._evaluator.run(inputs, variants[choose(variants, sizes)].function)
         return {name: results[name] for name in names}
 
+    def profile(self, entry: str, inputs: Mapping[str, np.ndarray], *, warmup: int, repeats: int) -> Profiled:
+        """Runs an entry in turns without and with a clock between its nodes. Raises: RunError."""
+        variants = self._entries[entry] if entry in self._entries else ()
+        sizes = known_entry(entry, self.built.entries).bind(inputs)
+        function = variants[choose(variants, sizes)].function
+        clock = _Clock(self._evaluator.program, function)
+        watched = Evaluator(self._evaluator.program, folder=self.built.weights.parent, on_node=clock)
+        totals, profiled, runs = [], [], []
+        for i in range(warmup + repeats):
+            started = time.perf_counter()
+            self._evaluator.run(inputs, function)
+            total = time.perf_counter() - started
+            clock.start()
+            watched.run(inputs, function)
+            seconds = time.perf_counter() - clock.started
+            if i >= warmup:
+                totals.append(total)
+                profiled.append(seconds)
+                runs.append(tuple(clock.kernels))
+        return Profiled(function, tuple(totals), tuple(profiled), tuple(runs))
+
     def close(self) -> None:
         """Nothing is held."""
+
+
+class _Clock:
+    """Told of each node when it is done: it took as long as it is since the one before, the evaluator's own work too."""
+
+    def __init__(self, program: Program, function: str) -> None:
+        self._keys = {s.key for s in steps(program, function)}
+        self.start()
+
+    def start(self) -> None:
+        self.kernels: list[KernelTime] = []
+        self.started = self._last = time.perf_counter()
+
+    def __call__(self, path: str, node: Node, results: tuple[np.ndarray, ...]) -> None:
+        now = time.perf_counter()
+        key = key_of(path, node)
+        if key in self._keys:  # a call is done when its last node is
+            self.kernels.append(KernelTime(key, f"numpy {node.op.name}", self._last - self.started, now - self._last))
+        self._last = now
 
 
 def _check_names(entry: str, built: Built, graph: Graph) -> None:

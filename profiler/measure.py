@@ -1,0 +1,209 @@
+"""A bundle's nodes timed, beside what they do and what was predicted for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from ..backends.base import KernelTime, Profiled
+from ..backends.bundle import Bundle
+from ..compiler.cost.estimate import Costs, Estimate
+from ..compiler.hardware.machine import this_machine
+from ..ir.diagnostics import RunError, TundishError, Where
+from ..ir.graph import Program
+from ..ir.tensor import Work
+from ..ir.walk import Step, steps
+from .measure_work import works
+from .profiles import NodeRow, Profile, Roofs
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def check_asked(warmup: int, repeats: int) -> None:
+    """Raises: TundishError where nothing would be measured."""
+    if repeats < 1:
+        raise TundishError("a profile needs at least one run", found=f"--repeats {repeats}", hint="10 or more")
+    if warmup < 0:
+        raise TundishError("there cannot be fewer than no runs to warm up", found=f"--warmup {warmup}")
+
+
+def measure(
+    bundle: Bundle, inputs: Arrays, *, entry: str | None = None, warmup: int = 3, repeats: int = 15,
+    threads: int | None = None, costs: Costs | None = None, phase: str = "prefill",
+    peak_bytes: Mapping[str, int | None] | None = None, **about: Any,
+) -> Profile:  # fmt: skip
+    """Runs an entry in turns with and without profiling; a row for each node of the plan that a kernel ran for.
+
+    costs: predicts; without it there is no prediction. about: further fields of the profile.
+    Raises: TundishError, RunError.
+    """
+    check_asked(warmup, repeats)
+    name = entry or next(iter(bundle.entries))
+    runner = bundle.runner(threads)
+    found = runner.profile(name, inputs, warmup=warmup, repeats=repeats)
+    sizes = bundle.entries[name].bind(inputs)
+    times = Times(found, bundle.program)
+    rows = _rows(times, bundle.program, found.function, sizes, costs)
+    total = _median_ms(found.totals_s)
+    m = bundle.manifest
+    return Profile(
+        model=m.name, backend=m.backend, target=m.target, machine=this_machine().name,
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"), phase=phase,
+        precision=str(m.info.get("precision", "fp32")), threads=threads or this_machine().cores, sizes=sizes,
+        warmup=warmup, repeats=repeats, total_ms=total, iqr_ms=_iqr(np.asarray(found.totals_s)) * 1e3,
+        profiled_ms=_median_ms(found.profiled_s), predicted_ms=_predicted_ms(rows, costs),
+        unattributed_ms=total - sum(r.measured_ms for r in rows), nodes=tuple(rows),
+        peak_bytes=peak_bytes or {"measured": None, "predicted": None},
+        calibration=_calibration(costs), roofs=_roofs(costs), versions=dict(m.versions),
+        notes=(*times.notes, *(costs.notes if costs is not None else ())), **about,
+    )  # fmt: skip
+
+
+class Times:
+    """When each node ran and for how long, at the scale of a run without profiling.
+
+    What profiling adds to each kernel, and after it, is known from a program of kernels that do nothing, and is taken
+    off. What then still sets the profiled run apart from one without (caches, a disturbance) slows all of it alike, so
+    a node's share of the profiled run is its share of the other. What no node has is unattributed: the session's own
+    work, inputs and outputs passed, and gaps between kernels.
+    """
+
+    def __init__(self, found: Profiled, program: Program) -> None:
+        self.steps = {s.key: s for s in steps(program, found.function)}
+        self.owners = owners(found.runs[0])
+        self._check(found.runs[0])
+        kernels = len(found.runs[0])
+        own = np.asarray(found.profiled_s) - kernels * (found.clock_s + found.gap_s)  # [repeats] seconds
+        self.scale = float(np.median(found.totals_s) / np.median(own)) if np.median(own) > 0 else 1.0
+        self.seconds: dict[str, np.ndarray] = {}  # owner -> [repeats]
+        self.starts: dict[str, float] = {}
+        self.kernels: dict[str, list[str]] = {}
+        for key in dict.fromkeys(self.owners[k.key] for k in found.runs[0] if k.key):
+            self._node(key, found)
+        self.notes = self._notes(found, kernels)
+
+    def _check(self, run: Sequence[KernelTime]) -> None:
+        """Raises: RunError where a kernel names a node that the plan does not have."""
+        odd = [k.kernel for k in run for key in (k.key, *k.keys) if key and key not in self.steps]
+        if odd:
+            raise RunError(f"the kernel {odd[0]} computes a node that the plan does not have", hint="compile it again")
+
+    def _node(self, key: str, found: Profiled) -> None:
+        own = [[k for k in run if k.key and self.owners[k.key] == key] for run in found.runs]
+        raw = np.array([sum(k.seconds for k in run) for run in own])
+        self.seconds[key] = np.maximum(raw - len(own[0]) * found.clock_s, 0.0) * self.scale
+        self.starts[key] = float(np.median([min(k.start_s for k in run) for run in own]))
+        self.kernels[key] = [k.kernel for k in own[0]]
+
+    def keys_of(self, owner: str) -> list[str]:
+        """All nodes that are timed under this one, itself first."""
+        return [owner, *(k for k, o in self.owners.items() if o == owner and k != owner)]
+
+    def _notes(self, found: Profiled, kernels: int) -> tuple[str, ...]:
+        plain, profiled = np.median(found.totals_s), np.median(found.profiled_s)
+        told = f"profiling makes a run {profiled / plain - 1:+.1%} longer"
+        each = found.clock_s + found.gap_s
+        if each:
+            told += f": {each * 1e6:.1f} us for each of {kernels} kernels is taken off, and times are scaled by {self.scale:.3f}"
+        lost = [k.kernel for k in found.runs[0] if not k.key]
+        return (told, *([f"{len(lost)} kernels are of no node, {lost[0]} the first: unattributed"] if lost else []))
+
+
+def owners(run: Iterable[KernelTime]) -> dict[str, str]:
+    """Node -> the node whose row it is timed in: its own where it anchors a kernel, else the first that computes it."""
+    run = list(run)
+    found = {k.key: k.key for k in run if k.key}
+    for k in run:
+        for key in k.keys:
+            found.setdefault(key, k.key)
+    return found
+
+
+@dataclass(slots=True)
+class _Predictions:
+    """By node; empty without a calibration to predict from."""
+
+    by_key: Mapping[str, Estimate] = field(default_factory=dict)
+
+    def of(self, keys: Iterable[str]) -> tuple[Estimate, ...]:
+        return tuple(self.by_key[k] for k in keys if k in self.by_key)
+
+
+def _rows(
+    times: Times, program: Program, function: str, sizes: Mapping[str, int], costs: Costs | None
+) -> list[NodeRow]:
+    predictions = _Predictions(costs.steps(program, sizes, function) if costs is not None else {})
+    work = works(program, function, sizes, [times.keys_of(key) for key in times.seconds])
+    rows = [_row(times, key, work[key], predictions.of(times.keys_of(key))) for key in times.seconds]
+    return sorted(rows, key=lambda r: r.start_ms)
+
+
+def _row(times: Times, key: str, work: Work, predicted: tuple[Estimate, ...]) -> NodeRow:
+    step, seconds = times.steps[key], times.seconds[key]
+    ops = dict.fromkeys(times.steps[k].node.op.name for k in times.keys_of(key))
+    measured = float(np.median(seconds)) * 1e3
+    row = NodeRow(
+        name=key, op="+".join(ops), module=step.where.module, source=source_of(step.where),
+        kernel="+".join(dict.fromkeys(times.kernels[key])), start_ms=times.starts[key] * 1e3, measured_ms=measured,
+        iqr_ms=_iqr(seconds) * 1e3, flops=_int(work.flops), hardware_flops=_int(work.hardware_flops),
+        read_bytes=_int(work.read_bytes), written_bytes=_int(work.written_bytes), **_told(predicted, measured),
+    )  # fmt: skip
+    return row
+
+
+def _told(predicted: tuple[Estimate, ...], measured_ms: float) -> dict[str, Any]:
+    """The fields of a row that a prediction gives."""
+    if not predicted:
+        return {}
+    roof_ms = sum(e.roof_s for e in predicted) * 1e3
+    return {
+        "predicted_ms": sum(e.seconds for e in predicted) * 1e3,
+        "predicted_low_ms": sum(e.low_s for e in predicted) * 1e3,
+        "predicted_high_ms": sum(e.high_s for e in predicted) * 1e3,
+        "roof": max(predicted, key=lambda e: e.seconds).roof,
+        "percent_of_roof": 100 * roof_ms / measured_ms if measured_ms else None,
+    }
+
+
+def source_of(where: Where) -> str:
+    return f"{where.file}:{where.line}" if where.line else where.file
+
+
+def _predicted_ms(rows: Sequence[NodeRow], costs: Costs | None) -> float | None:
+    if costs is None:
+        return None
+    return sum(r.predicted_ms or 0.0 for r in rows) + costs.run_overhead_s * 1e3
+
+
+def _calibration(costs: Costs | None) -> str:
+    if costs is None:
+        return "none"
+    return costs.calibration.title if costs.calibration is not None else costs.notes[0]
+
+
+def _roofs(costs: Costs | None) -> Roofs | None:
+    if costs is None:
+        return None
+    line = costs.roofs()
+    return Roofs(line.peak_flops_per_s, dict(line.bandwidths))
+
+
+def _median_ms(seconds: Sequence[float]) -> float:
+    return float(np.median(seconds)) * 1e3
+
+
+def _iqr(values: np.ndarray) -> float:
+    low, high = np.percentile(values, [25, 75])
+    return float(high - low)
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+__all__ = ["Step", "Times", "check_asked", "measure", "owners", "source_of"]
