@@ -25,12 +25,17 @@ from .profiler.report.accounting import show as show_account
 from .profiler.report.changes import show_diff
 from .profiler.report.progress import Progress, silent, stages
 from .profiler.report.table import pairs, table
+from .profiler.report.terminal import show as show_profile
+from .profiler.report.write import check_files as check_reports
+from .profiler.report.write import write as write_reports
+from .profiling import profile
 from .work import Asked, Span, Work, after_passes
 
 __all__ = [
-    "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "calibrate", "capture", "compile", "demo",
-    "diff", "doctor", "explain", "export", "load", "models", "ops", "pairs", "read_percent", "run", "show",
-    "show_account", "show_diff", "stages", "summary", "table", "targets", "verify", "version",
+    "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "calibrate", "capture",
+    "check_reports", "compile", "demo", "diff", "doctor", "explain", "export", "load", "models", "ops", "pairs",
+    "profile", "read_percent", "run", "show", "show_account", "show_diff", "show_profile", "stages", "summary",
+    "table", "targets", "verify", "version", "write_reports",
 ]  # fmt: skip
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 NOTES = "notes.json"

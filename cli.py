@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_measuring  # noqa: F401  (its commands join the group)
+from . import cli_measuring, cli_profiling  # noqa: F401  (their commands join the group)
 from .cli_base import (
     AsJson,
     BackendName,

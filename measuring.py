@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from .ir.diagnostics import CaptureError, TundishError
-from .ir.dims import Range
 from .profiler.diff import Diff
 from .profiler.report.progress import Progress, silent
-from .work import DEFAULT_BATCH, DEFAULT_SEQ, Asked, open_source
+from .work import DEFAULT_BATCH, DEFAULT_SEQ, Asked, beyond, open_source
 
 SEQ = 128  # the sequence length that is taken when none is given
 
@@ -72,7 +71,7 @@ def bench(
         length = length or min(SEQ, longest)
         if length > longest:
             raise CaptureError(f"{name} takes at most {longest} positions", found=f"--seq {length}")
-        sizes = {"batch": _beyond(rows, DEFAULT_BATCH), "seq": _beyond(length, DEFAULT_SEQ), "form": source.form}
+        sizes = {"batch": beyond(rows, DEFAULT_BATCH), "seq": beyond(length, DEFAULT_SEQ), "form": source.form}
         results.append(
             compare_peers(
                 name, make(source, rows, length, np.random.default_rng(0)), {**handed, **sizes}, peers=peers,
@@ -119,8 +118,3 @@ def calibrate(
 
 def _saying(progress: Progress, name: str) -> Callable[[str], None]:
     return lambda text: progress(f"{name}: {text}", 0.0)
-
-
-def _beyond(size: int | None, default: Range) -> str | None:
-    """The range to capture for a size that the default range does not hold."""
-    return None if size is None or size in default or size < 1 else f"1..{size}"

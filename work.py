@@ -295,3 +295,8 @@ def as_range(name: str, asked: Span, default: Range) -> Range:
     except ValueError:
         raise TundishError(f"--{name} takes a size or a range such as 1..8, got {asked!r}") from None
     return Range(first, last)
+
+
+def beyond(size: int | None, default: Range) -> str | None:
+    """The range to capture for a size that the default range does not hold."""
+    return None if size is None or size in default or size < 1 else f"1..{size}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def measure(
     m = bundle.manifest
     return Profile(
         model=m.name, backend=m.backend, target=m.target, machine=this_machine().name,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"), phase=phase,
+        date=datetime.now(UTC).isoformat(timespec="seconds"), phase=phase,
         precision=str(m.info.get("precision", "fp32")), threads=threads or this_machine().cores, sizes=sizes,
         warmup=warmup, repeats=repeats, total_ms=total, iqr_ms=_iqr(np.asarray(found.totals_s)) * 1e3,
         profiled_ms=_median_ms(found.profiled_s), predicted_ms=_predicted_ms(rows, costs),
@@ -76,15 +76,13 @@ class Times:
         self.steps = {s.key: s for s in steps(program, found.function)}
         self.owners = owners(found.runs[0])
         self._check(found.runs[0])
-        kernels = len(found.runs[0])
-        own = np.asarray(found.profiled_s) - kernels * (found.clock_s + found.gap_s)  # [repeats] seconds
-        self.scale = float(np.median(found.totals_s) / np.median(own)) if np.median(own) > 0 else 1.0
         self.seconds: dict[str, np.ndarray] = {}  # owner -> [repeats]
         self.starts: dict[str, float] = {}
         self.kernels: dict[str, list[str]] = {}
         for key in dict.fromkeys(self.owners[k.key] for k in found.runs[0] if k.key):
             self._node(key, found)
-        self.notes = self._notes(found, kernels)
+        self.scale = self._scale(found)
+        self.notes = self._notes(found, len(found.runs[0]))
 
     def _check(self, run: Sequence[KernelTime]) -> None:
         """Raises: RunError where a kernel names a node that the plan does not have."""
@@ -95,9 +93,17 @@ class Times:
     def _node(self, key: str, found: Profiled) -> None:
         own = [[k for k in run if k.key and self.owners[k.key] == key] for run in found.runs]
         raw = np.array([sum(k.seconds for k in run) for run in own])
-        self.seconds[key] = np.maximum(raw - len(own[0]) * found.clock_s, 0.0) * self.scale
-        self.starts[key] = float(np.median([min(k.start_s for k in run) for run in own]))
+        self.seconds[key] = np.maximum(raw - len(own[0]) * found.clock_s, 0.0)
+        first = next(i for i, k in enumerate(found.runs[0]) if k is own[0][0])  # all runs have the same kernels
+        started = float(np.median([run[0].start_s for run in own]))
+        self.starts[key] = max(0.0, started - first * (found.clock_s + found.gap_s))
         self.kernels[key] = [k.kernel for k in own[0]]
+
+    def _scale(self, found: Profiled) -> float:
+        """A run without profiling over one with it, less what profiling adds: never less than its kernels."""
+        added = len(found.runs[0]) * (found.clock_s + found.gap_s)
+        kernels = np.sum(list(self.seconds.values()), axis=0)
+        return float(np.median(found.totals_s) / np.median(np.maximum(np.asarray(found.profiled_s) - added, kernels)))
 
     def keys_of(self, owner: str) -> list[str]:
         """All nodes that are timed under this one, itself first."""
@@ -105,10 +111,10 @@ class Times:
 
     def _notes(self, found: Profiled, kernels: int) -> tuple[str, ...]:
         plain, profiled = np.median(found.totals_s), np.median(found.profiled_s)
-        told = f"profiling makes a run {profiled / plain - 1:+.1%} longer"
-        each = found.clock_s + found.gap_s
+        each = (found.clock_s + found.gap_s) * 1e6
+        told = f"profiling lengthens a run by {profiled / plain - 1:.1%}"
         if each:
-            told += f": {each * 1e6:.1f} us for each of {kernels} kernels is taken off, and times are scaled by {self.scale:.3f}"
+            told += f": {each:.1f} us for each of {kernels} kernels is taken off, and times scaled by {self.scale:.3f}"
         lost = [k.kernel for k in found.runs[0] if not k.key]
         return (told, *([f"{len(lost)} kernels are of no node, {lost[0]} the first: unattributed"] if lost else []))
 
@@ -143,16 +149,16 @@ def _rows(
 
 
 def _row(times: Times, key: str, work: Work, predicted: tuple[Estimate, ...]) -> NodeRow:
-    step, seconds = times.steps[key], times.seconds[key]
+    step, seconds = times.steps[key], times.seconds[key] * times.scale
     ops = dict.fromkeys(times.steps[k].node.op.name for k in times.keys_of(key))
     measured = float(np.median(seconds)) * 1e3
-    row = NodeRow(
+    return NodeRow(
         name=key, op="+".join(ops), module=step.where.module, source=source_of(step.where),
-        kernel="+".join(dict.fromkeys(times.kernels[key])), start_ms=times.starts[key] * 1e3, measured_ms=measured,
-        iqr_ms=_iqr(seconds) * 1e3, flops=_int(work.flops), hardware_flops=_int(work.hardware_flops),
-        read_bytes=_int(work.read_bytes), written_bytes=_int(work.written_bytes), **_told(predicted, measured),
+        kernel="+".join(dict.fromkeys(times.kernels[key])), start_ms=times.starts[key] * times.scale * 1e3,
+        measured_ms=measured, iqr_ms=_iqr(seconds) * 1e3, flops=_int(work.flops),
+        hardware_flops=_int(work.hardware_flops), read_bytes=_int(work.read_bytes),
+        written_bytes=_int(work.written_bytes), **_told(predicted, measured),
     )  # fmt: skip
-    return row
 
 
 def _told(predicted: tuple[Estimate, ...], measured_ms: float) -> dict[str, Any]:

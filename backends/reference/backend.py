@@ -105,7 +105,7 @@ class ReferenceRunner:
 
 
 class _Clock:
-    """Told of each node when it is done: it took as long as it is since the one before, the evaluator's own work too."""
+    """Told of each node when it is done: it took the time since the one before, the evaluator's work too."""
 
     def __init__(self, program: Program, function: str) -> None:
         self._keys = {s.key for s in steps(program, function)}

@@ -1,0 +1,53 @@
+"""The command that profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_base import AsJson, BatchSize, PastSize, SeqSize, TaskName, Threads, app, print_json
+
+Profiled = Annotated[str, typer.Argument(help="a bundle, or a model, which is compiled first")]
+PhaseOrOwn = Annotated[str | None, typer.Option(help="prefill or decode; the bundle's own when not given")]
+Engine = Annotated[str | None, typer.Option(help="onnxruntime or reference, for a model; a bundle has its own")]
+Into = Annotated[Path | None, typer.Option(help="write it there")]
+
+
+@app.command()
+def profile(
+    model: Profiled,
+    batch: BatchSize = 1,
+    seq: SeqSize = None,
+    past: PastSize = None,
+    phase: PhaseOrOwn = None,
+    threads: Threads = None,
+    backend: Engine = None,
+    entry: Annotated[str | None, typer.Option(help="which entry; the first when not given")] = None,
+    warmup: Annotated[int, typer.Option(help="runs before those that count")] = 3,
+    repeats: Annotated[int, typer.Option(help="runs whose medians are shown")] = 15,
+    calibration: Annotated[Path | None, typer.Option(help="a file of `tundish calibrate`")] = None,
+    memory: Annotated[bool, typer.Option(help="measure peak memory, in a process of its own")] = True,
+    task: TaskName = None,
+    html: Into = None,
+    trace: Into = None,
+    csv: Into = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time a model node by node, by module and source line, against the roofline."""
+    from . import api
+
+    api.check_reports(html, trace, csv)
+    with api.stages(as_json) as progress:
+        found = api.profile(
+            model, batch=batch, seq=seq, past=past, phase=phase, threads=threads, backend=backend, entry=entry,
+            warmup=warmup, repeats=repeats, calibration=calibration, memory=memory, task=task, progress=progress,
+        )  # fmt: skip
+    written = api.write_reports(found, html=html, trace=trace, csv=csv)
+    if as_json:
+        print_json(found.to_json())
+        return
+    api.show_profile(found)
+    for kind, file in written.items():
+        print(f"{kind}: {file}")

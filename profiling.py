@@ -1,0 +1,147 @@
+"""The verb `profile`: which bundle, at which sizes, with which predictions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .backends.bundle import Bundle, open_bundle
+from .backends.manifest import MANIFEST
+from .backends.signature import Signature
+from .ir.diagnostics import RunError, TundishError
+from .profiler.profiles import Profile
+from .profiler.report.progress import Progress, silent
+from .work import DEFAULT_BATCH, DEFAULT_SEQ, PHASES, beyond
+
+USUAL = 128  # the length that is taken when none is given
+
+
+def profile(
+    model: Any, *, batch: int = 1, seq: int | None = None, past: int | None = None, phase: str | None = None,
+    threads: int | None = None, backend: str | None = None, entry: str | None = None, warmup: int = 3,
+    repeats: int = 15, calibration: str | Path | None = None, memory: bool = True, task: str | None = None,
+    progress: Progress = silent,
+) -> Profile:  # fmt: skip
+    """Times a bundle node by node, each with its module, source line, FLOPs, bytes and predicted time.
+
+    model:   a bundle or its folder, or a model as `compile` takes it, which is compiled into a temporary bundle first.
+    seq:     128 by default, or what the bundle takes; `past` likewise, in the phase `decode`.
+    phase:   the bundle's own by default; `prefill` for a model.
+    backend: for a model; a bundle has its own.
+    memory:  measure peak memory too, in a process of its own.
+    Raises: TundishError, LoadError, RunError, each in one line.
+    """
+    from .profiler.measure import check_asked, measure
+
+    check_asked(warmup, repeats)
+    asked = {"batch": batch, "seq": seq, "past": past}
+    with _bundle(model, asked, phase, backend, task, progress) as bundle:
+        own = _phase(bundle, phase)
+        name = entry or next(iter(bundle.entries))
+        if name not in bundle.entries:
+            raise RunError(f"there is no entry {name!r}", hint=f"the entries are {', '.join(bundle.entries)}")
+        inputs = _inputs(bundle, name, _sizes(bundle.entries[name], asked, own))
+        progress("measuring memory", 0.85)
+        peak = _peak(bundle, inputs, name, threads) if memory else None
+        progress("profiling", 0.9)
+        found = measure(
+            bundle, inputs, entry=name, warmup=warmup, repeats=repeats, threads=threads,
+            costs=_costs(bundle, threads, calibration), phase=own, peak_bytes=peak,
+        )  # fmt: skip
+    progress("done", 1.0)
+    return found
+
+
+@contextmanager
+def _bundle(
+    model: Any, asked: Mapping[str, int | None], phase: str | None, backend: str | None, task: str | None,
+    progress: Progress,
+) -> Iterator[Bundle]:  # fmt: skip
+    """The bundle that is asked for, opened; what is compiled for it is removed."""
+    if isinstance(model, Bundle):
+        yield model
+        return
+    if isinstance(model, (str, Path)) and (Path(model) / MANIFEST).is_file():
+        with open_bundle(Path(model)) as opened:
+            if backend is not None and backend != opened.plan_backend:
+                raise TundishError(f"the bundle was compiled for {opened.plan_backend}", found=f"--backend {backend}",
+                                   hint="profile the model, or compile it again for that backend")  # fmt: skip
+            yield opened
+        return
+    from .profiler.workers import resolve
+
+    compile = resolve(f"{__package__}.api:compile")  # it stands above this file
+    spans = {
+        name: beyond(size, DEFAULT_BATCH if name == "batch" else DEFAULT_SEQ) for name, size in asked.items()
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="tundish-profile-") as folder:
+        with compile(
+            model, Path(folder) / "profiled.tundish", phase=phase or "prefill", backend=backend or "onnxruntime",
+            task=task, progress=lambda stage, share: progress(stage, 0.85 * share), **spans,
+        ) as made:  # fmt: skip
+            yield made
+
+
+def _phase(bundle: Bundle, phase: str | None) -> str:
+    """The bundle's phase. Raises: TundishError where another is asked for."""
+    own = str(bundle.manifest.info.get("phase", "prefill"))
+    if phase is not None and phase not in PHASES:
+        raise TundishError(f"there is no phase {phase!r}", hint=f"one of {', '.join(PHASES)}")
+    if phase is not None and phase != own:
+        raise TundishError(f"the bundle was compiled for {own}", found=f"--phase {phase}",
+                           hint=f"compile the model with --phase {phase}")  # fmt: skip
+    return own
+
+
+def _sizes(signature: Signature, asked: Mapping[str, int | None], phase: str) -> dict[str, int]:
+    """A size for each symbol of an entry. Raises: RunError on one out of range, or that the entry does not have."""
+    length = asked[PHASES[phase]]
+    for name, size in asked.items():
+        if size is not None and name not in ("batch", PHASES[phase]) and not (name == "seq" and size == 1):
+            raise RunError(f"a {phase} has no {name}", found=f"--{name} {size}", hint=f"give --{PHASES[phase]}")
+    sizes = {}
+    for name, span in signature.ranges.items():
+        wanted = asked["batch"] if name == "batch" else length
+        if wanted is None:
+            wanted = max(span.low, USUAL if span.high is None else min(USUAL, span.high))
+        if wanted not in span:
+            option = "batch" if name == "batch" else PHASES[phase]
+            raise RunError(f"{name} is {wanted}, outside {span}",
+                           hint=f"--{option} takes the sizes that the bundle was compiled for")  # fmt: skip
+        sizes[name] = wanted
+    return sizes
+
+
+def _inputs(bundle: Bundle, entry: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Seeded inputs at these sizes, whose integers go as far as those of the stored cases."""
+    from .backends.inputs import random_inputs
+
+    cases = [c.inputs for c in bundle.cases().cases if c.entry == entry]
+    like = {name: np.concatenate([np.ravel(c[name]) for c in cases]) for name in (cases[0] if cases else ())}
+    return random_inputs(bundle.entries[entry], sizes=sizes, like=like)
+
+
+def _costs(bundle: Bundle, threads: int | None, calibration: str | Path | None) -> Any:
+    from .compiler.cost.estimate import Costs
+    from .compiler.hardware.calibration import find_calibration
+    from .compiler.hardware.machine import this_machine
+
+    machine = this_machine(bundle.target)
+    found, reason = find_calibration(machine, None if calibration is None else Path(calibration))
+    return Costs(
+        found, machine, bundle.plan_backend, threads, bundle.manifest.dtype,
+        weights_bytes=bundle.weights.stat().st_size, reason=reason,
+    )  # fmt: skip
+
+
+def _peak(
+    bundle: Bundle, inputs: Mapping[str, np.ndarray], entry: str, threads: int | None
+) -> dict[str, int | None]:
+    from .profiler.memory import measured_peak
+
+    return {"measured": measured_peak(bundle.path, inputs, entry=entry, threads=threads).peak, "predicted": None}
