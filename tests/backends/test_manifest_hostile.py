@@ -18,7 +18,8 @@ from tundish.backends.bundle import Bundle, open_bundle
 from tundish.backends.cases import Case, Cases
 from tundish.backends.inputs import random_inputs
 from tundish.backends.manifest import MANIFEST
-from tundish.backends.onnxruntime.runner import PROVIDERS, OrtRunner
+from tundish.backends.onnxruntime.runner import OrtRunner
+from tundish.backends.onnxruntime.sessions import PROVIDERS
 from tundish.backends.options import OPTIONS, TARGETS
 from tundish.backends.registry import BACKENDS
 from tundish.backends.signature import Signature, TensorSpec
