@@ -10,7 +10,7 @@ import pytest
 
 from tundish.backends import registry
 from tundish.backends.bundle_write import build_files
-from tundish.backends.onnxruntime import runner as ort_runner
+from tundish.backends.onnxruntime import sessions as ort_sessions
 from tundish.backends.onnxruntime.backend import OnnxRuntime
 from tundish.backends.onnxruntime.export import export_onnx
 from tundish.backends.onnxruntime.lower import NEWEST_OPSET, OLDEST_OPSET, STRUCTURE, declined, decomposed, table
@@ -147,7 +147,7 @@ def test_only_the_wanted_outputs(plan: Plan, inputs: dict[str, np.ndarray], tmp_
 def test_a_provider_that_is_missing_is_an_error(
     plan: Plan, inputs: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ort_runner.PROVIDERS, "cuda", "NoSuchExecutionProvider")
+    monkeypatch.setitem(ort_sessions.PROVIDERS, "cuda", "NoSuchExecutionProvider")
     with pytest.raises(LoadError, match="has no NoSuchExecutionProvider"):
         run(plan.replace(target="cuda"), inputs, tmp_path)
 
