@@ -85,8 +85,10 @@ class Work:
         self._limit_length(asked=span is not None)
         lengths = {d for axes in self.source.axes().values() for d in axes.values() if d.isidentifier()}
         self.ranges |= {name: self.ranges[self.length] for name in lengths - set(self.ranges)}
+        self._keep_within({"batch": asked.batch, self.length: span})
         progress("capturing", 0.25)
         self.program = captured(self.source, self.ranges)
+        self.notes += _narrower(self.ranges, self.program.symbols)
         if self.source.quantized:
             self._hold_quantized()
 
@@ -106,6 +108,16 @@ class Work:
             of = "positions" if self.length == "seq" else "positions before the new one"
             raise CaptureError(f"{self.name} takes at most {longest} {of}", found=f"--{self.length} {span}")
         self.ranges[self.length] = Range(span.low, longest)
+
+    def _keep_within(self, asked: Mapping[str, Span]) -> None:
+        """No other sizes than the model's file allows. Raises: CaptureError where others were asked for."""
+        for name, (low, high) in self.source.spans.items():
+            span = self.ranges[name]
+            highs = [h for h in (high, span.high) if h is not None]
+            met = Range(max(low, span.low), min(highs, default=None))
+            if met != span and (asked.get(name) is not None or (met.high is not None and met.high < met.low)):
+                raise CaptureError(f"{self.name} takes {name} {Range(low, high)}", found=f"{name} {span}")
+            self.ranges[name] = met
 
     @property
     def origin(self) -> str:
@@ -152,6 +164,15 @@ class Work:
         low = max([asked.low, *(r.low for r in found)])
         high = asked.high if asked.high is not None else default.high or low
         return low, max(low, min([high, *(r.high for r in found if r.high is not None)]))
+
+
+def _narrower(wanted: Mapping[str, Range], found: Mapping[str, Range]) -> tuple[str, ...]:
+    """A note for each size of which the model takes less than was wanted."""
+    return tuple(
+        f"{name} is {found[name]} and not {span}: the model's code goes another way at other sizes"
+        for name, span in wanted.items()
+        if name in found and found[name] != span
+    )
 
 
 def _answer(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

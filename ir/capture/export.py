@@ -15,19 +15,24 @@ from typing import Any
 
 from ..diagnostics import CaptureError, Where
 from ..dims import Range
-from .places import fixed_at, model_frame
+from .conditions import Condition, noticed
+from .places import fixed_at, model_frame, model_text
 
 Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size, or `name+1` for one more than another
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An exported module. `names` maps torch's symbols to ours; `ranges` is what tracing proved about them."""
+    """An exported module. `names` maps torch's symbols to ours; `ranges` is what tracing proved about them.
+
+    conditions: what it took for granted about them beyond that.
+    """
 
     program: Any
     names: dict[str, str]
     ranges: dict[str, Range]
     outputs: tuple[str, ...]
+    conditions: list[Condition]
 
 
 def export(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tuple[str, ...] = (),
@@ -49,7 +54,7 @@ def export(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tuple
     call = _by_position if by_position else _by_name
     wrapper = _wrapper(module, inputs, axes, lambda m, given: call(m, given, dict(constants or {})), outputs, found)
     dynamic = {n: dict.fromkeys(axes.get(n, {}), torch.export.Dim.AUTO) for n in inputs}
-    with _quiet(), plain_layers(), hooked(module), torch.no_grad():
+    with _quiet(), plain_layers(), hooked(module), torch.no_grad(), noticed() as conditions:
         try:
             traced = torch.export.export(
                 wrapper, (), dict(inputs), dynamic_shapes=dynamic, strict=False,
@@ -62,7 +67,7 @@ def export(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tuple
         except Exception as error:  # torch raises many kinds; all mean "cannot be traced"
             raise _failure(error) from error
     names, ranges = _sizes(traced, inputs, axes)
-    return Exported(traced, names, ranges, tuple(found))
+    return Exported(traced, names, ranges, tuple(found), conditions)
 
 
 def _by_name(module: Any, given: dict[str, Any], constants: dict[str, Any]) -> Any:
@@ -166,12 +171,18 @@ def _sizes(traced: Any, inputs: Any, axes: Axes) -> tuple[dict[str, str], dict[s
     return names, ranges
 
 
+_SIZES = re.compile(r"is inconsistent!|not in VR\[")
 # What torch says -> what it means, and what to do.
 _REASONS = (
     (
         re.compile("data-dependent|Dynamic control flow|only one element tensors|one element tensors can be converted"),
         "a Python condition or size depends on the values of a tensor",
         "use torch.where, or decide from a shape or a setting",
+    ),
+    (
+        _SIZES,
+        "it says of a size what does not hold at every size",
+        "fix that size in the dims that a factory returns",
     ),
     (re.compile(r"\.numpy\(\) is not supported"), "it leaves torch for numpy", "write it with torch's own functions"),
 )
@@ -182,10 +193,12 @@ def _failure(error: Exception) -> CaptureError:
     text = "".join(traceback.format_exception(error)) + str(error)
     file, line = model_frame(text)
     where = Where(file, line) if line else None
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = next((line for line in lines if not line.endswith(":")), "")[:300]
     for said, problem, hint in _REASONS:
         if said.search(str(error)):
-            return CaptureError(f"cannot be traced: {problem}", where=where, hint=hint)
-    message = str(error).strip().split("\n")[0][:300]
+            found = message if said is _SIZES else model_text(text)
+            return CaptureError(f"cannot be traced: {problem}", where=where, found=found, hint=hint)
     return CaptureError(
         f"cannot be traced: {type(error).__name__}: {message}", where=where,
         hint="run the module in eager torch on two rows first; what works only there looks at more than shapes",

@@ -19,6 +19,7 @@ from ..op import Attrs, get
 from ..tensor import TensorType
 from ..weights import Held, Weight
 from .aten import ATEN, COMPLEX, is_complex
+from .conditions import check as check_conditions
 from .export import Axes, Exported, export
 from .masks import fold_masks
 from .picks import fold_picks
@@ -44,7 +45,9 @@ def capture(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tupl
     exported = export(module, inputs, axes, outputs=outputs, constants=constants, by_position=by_position)
     fold_picks(exported.program)
     fold_masks(exported.program)
-    return Translator(exported, dict(ranges or {})).program()
+    translator = Translator(exported, dict(ranges or {}))
+    check_conditions(exported.conditions, translator.sizes)
+    return translator.program()
 
 
 class Translator:
@@ -52,7 +55,7 @@ class Translator:
 
     def __init__(self, exported: Exported, ranges: Mapping[str, Range]) -> None:
         self.exported = exported
-        self.ranges = {n: _meet(r, ranges.get(n)) for n, r in exported.ranges.items()}
+        self.ranges = {n: _meet(n, r, ranges.get(n)) for n, r in exported.ranges.items()}
         self.sizes = Sizes(exported.names, self.ranges)
         self.builder = Builder()
         self.env: dict[Any, Any] = {}
@@ -306,8 +309,13 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def _meet(proved: Range, asked: Range | None) -> Range:
+def _meet(name: str, proved: Range, asked: Range | None) -> Range:
+    """The sizes that are both proved and asked for. Raises: CaptureError where there are none."""
     if asked is None:
         return proved
     highs = [h for h in (proved.high, asked.high) if h is not None]
-    return Range(max(proved.low, asked.low), min(highs) if highs else None)
+    low, high = max(proved.low, asked.low), min(highs) if highs else None
+    if high is not None and high < low:
+        raise CaptureError(f"the model takes {name} {proved}", found=f"{name} {asked}",
+                           hint=f"allow sizes among these with --{name}")  # fmt: skip
+    return Range(low, high)

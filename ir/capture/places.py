@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import re
 import sysconfig
@@ -41,11 +42,20 @@ def shown(path: str) -> str:
 @lru_cache(maxsize=65536)
 def model_frame(trace: str) -> tuple[str, int]:
     """(file, line) of the innermost frame of a stack trace that is the model's own; line 0 when there is none."""
+    file, line = _innermost(trace)
+    return (shown(file), line) if line else (file, 0)
+
+
+def model_text(trace: str) -> str:
+    """What stands in that line; "" where it cannot be read."""
+    return linecache.getline(*_innermost(trace)).strip()
+
+
+def _innermost(trace: str) -> tuple[str, int]:
     frames = [(os.path.realpath(f), int(line)) for f, line, _ in _FRAME.findall(trace)]
     own = [f for f in frames if not _is_library(f[0])]
     model = [f for f in own if not _PLUMBING.search(f[0])]
-    file, line = (model or own or [("<torch>", 0)])[-1]
-    return (shown(file), line) if line else (file, 0)
+    return (model or own or [("<torch>", 0)])[-1]
 
 
 def _is_library(real: str) -> bool:

@@ -20,6 +20,11 @@ class Sizes:
         self.ranges = ranges
         self._known: dict[str, Dim] = {theirs: dims.symbol(ours) for theirs, ours in names.items()}
 
+    def name(self, theirs: str) -> str | None:
+        """The user's name of one of torch's symbols; None where it stands for no size of an input."""
+        known = self._known.get(theirs)
+        return str(known) if known is not None and len(dims.symbols(known)) == 1 and str(known) in self.ranges else None
+
     def knows(self, size: Any) -> bool:
         """Whether each of torch's symbols in it is known."""
         return isinstance(size, int) or all(str(s) in self._known for s in size.node.expr.free_symbols)

@@ -123,3 +123,18 @@ def test_a_size_taken_for_a_number_names_its_line() -> None:
     error = refusal(counted)
     assert "seq of 'x' became 7" in error.found
     assert error.where is not None and error.where.file.endswith("test_tracing.py")
+
+
+def test_the_line_is_told_with_what_stands_in_it() -> None:
+    error = refusal(lambda x: x + 1 if x.sum() > 0 else x)
+    assert error.where is not None and "lambda x: x + 1 if x.sum() > 0 else x" in error.found
+
+
+def test_a_check_of_a_size_that_does_not_hold_at_every_size_says_which() -> None:
+    def checked(x):
+        torch._check(x.shape[1] % 2 == 0)
+        return x + 1
+
+    error = refusal(checked)
+    assert error.problem == "cannot be traced: it says of a size what does not hold at every size"
+    assert "Mod(" in error.found and error.hint == "fix that size in the dims that a factory returns"
