@@ -26,8 +26,13 @@ class ModelWarning(UserWarning):
 
 
 def raised_at(error: BaseException) -> str:
-    """`modeling_x.py:88`, the innermost line of the model that an error came through; "" where there is none."""
+    """`modeling_x.py:88`, the innermost line of the model that an error came through; "" where there is none.
+
+    A line of transformers' shared machinery counts only where no model's own line is to be had.
+    """
     ours = os.path.dirname(__file__)
     told = (f for f in traceback.extract_tb(error.__traceback__) if "site-packages/torch/" not in f.filename)
     frames = [f for f in told if os.path.dirname(f.filename) != ours]
+    models = [f for f in frames if "/transformers/" not in f.filename or "/transformers/models/" in f.filename]
+    frames = models or frames
     return f"{frames[-1].filename.split('site-packages/')[-1]}:{frames[-1].lineno}" if frames else ""

@@ -24,8 +24,12 @@ def load_pt2(path: Path) -> Source:
     specs = tuple(_spec(name, value, names, tables) for name, value in _inputs(program, path))
     module = _module(program, [s.name for s in specs])
     ids = [s.high + 1 for s in specs if s.role == "ids"]
-    source = Source(name=path.stem, kind="pt2", module=module, inputs=specs, vocab_size=ids[0] if ids else None)
-    sizes = {n: 3 + i for i, n in enumerate(dict.fromkeys(d for s in specs for d in s.dims if isinstance(d, str)))}
+    spans = _spans(program, names)
+    source = Source(
+        name=path.stem, kind="pt2", module=module, inputs=specs, spans=spans, vocab_size=ids[0] if ids else None
+    )
+    free = dict.fromkeys(d for s in specs for d in s.dims if isinstance(d, str))
+    sizes = {n: _probed(3 + i, *spans.get(n, (1, None))) for i, n in enumerate(free)}
     probe = {s.name: np.ones([d if isinstance(d, int) else sizes[d] for d in s.dims], DTYPES[s.dtype]) for s in specs}
     return describe(source, probe)
 
@@ -67,8 +71,26 @@ def _tables(program: Any) -> dict[str, int]:
     return found
 
 
+def _spans(program: Any, names: Mapping[str, str]) -> dict[str, tuple[int, int | None]]:
+    """Least and greatest of each size; torch writes 2 for a least size that nobody bounded."""
+    bounds = {str(symbol): bound for symbol, bound in program.range_constraints.items()}
+    found = {}
+    for symbol, name in names.items():
+        if symbol in bounds:
+            low, high = bounds[symbol].lower, bounds[symbol].upper
+            found[name] = (int(low) if int(low) > 2 else 1, int(high) if high.is_Integer else None)
+    return found
+
+
+def _probed(wanted: int, low: int, high: int | None) -> int:
+    return max(low, wanted if high is None else min(wanted, high))
+
+
 def _size(symbol: str, name: str, at: int, names: dict[str, str]) -> str:
-    """The name of a size, one for each symbol of the program."""
+    """The name of a size, one for each symbol of the program. Raises: ModelError for one worked out from another."""
+    if not symbol.isidentifier():
+        raise ModelError(f"axis {at} of the input {name!r} is tied to another size", found=f"it is {symbol}",
+                         hint="export it with a size of its own, as Dim.AUTO is, or give FILE.py:FACTORY")  # fmt: skip
     if symbol not in names:
         wanted = {0: "batch", 1: "seq"}.get(at, f"{name}_{at}")
         names[symbol] = wanted if wanted not in names.values() else f"{name}_{at}"

@@ -75,6 +75,7 @@ class Source:
     by_position:     inputs are passed by position; forward has no names for them.
     parameter_bytes: of all parameters and buffers, a tied one counted once.
     max_seq:         the longest sequence that the model's positions allow, or None.
+    spans:           least and greatest size (None: any), by name, of sizes that the model's file bounds.
     pad_side:        where its tokenizer pads.
     tokenizer_files: reads what a bundle needs to turn text into ids, name -> content.
     notes:           what the user should know, in sentences.
@@ -93,6 +94,7 @@ class Source:
     by_position: bool = False
     parameter_bytes: int = 0
     max_seq: int | None = None
+    spans: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     vocab_size: int | None = None
     pad_side: str = "right"
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -47,7 +47,10 @@ def max_positions(module: Any, config: Any) -> int | None:
     length = getattr(config, "max_position_embeddings", None)
     if not isinstance(length, int) or length <= 0:
         return None
-    words = module.get_input_embeddings()
+    try:
+        words = module.get_input_embeddings()
+    except NotImplementedError:  # transformers does not know which of its tables they are
+        words = None
     padded = [m for m in module.modules() if getattr(m, "padding_idx", None) is not None and m is not words]
     skipped = [m.padding_idx + 1 for m in padded if hasattr(m, "weight") and m.weight.shape[0] == length]
     return length - max(skipped, default=0)

@@ -22,11 +22,28 @@ KINDS: tuple[tuple[frozenset[str], Callable[..., Source]], ...] = (
 
 def transformers_source(module: Any, *, name: str, kind: str, **fields: Any) -> Source:
     """Describes a loaded transformers model. Raises: ModelError for one whose inputs no kind has."""
-    taken = frozenset(inspect.signature(module.forward).parameters)
+    takes = inspect.signature(module.forward).parameters
+    taken = frozenset(takes)
+    _refuse_choosing(module)
     for needed, describes in KINDS:
         if needed <= taken and module.main_input_name in needed:
             return describes(module, name=name, kind=kind, **fields)
     raise ModelError(
-        f"{type(module).__name__} takes neither text nor images", found=f"its main input is {module.main_input_name}",
-        hint="pass it as a torch module: FILE.py:FACTORY",
+        f"{type(module).__name__} takes neither text nor images but {module.main_input_name}",
+        found=f"forward({', '.join(list(takes)[:4])}, ...)", hint=_FACTORY,
     )  # fmt: skip
+
+
+def _refuse_choosing(module: Any) -> None:
+    """Raises: ModelError for a model of several texts a row."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES as CHOOSING
+
+    if type(module).__name__ in CHOOSING.values():
+        raise ModelError(f"{type(module).__name__} takes several texts a row, to choose one", hint=_FACTORY,
+                         found="input_ids[batch, choices, seq]")  # fmt: skip
+
+
+_FACTORY = (
+    "pass it as FILE.py:FACTORY, a function that returns the module, example inputs by name, and which of their sizes "
+    'vary: {"NAME": ("batch", 80, "seq")}'
+)

@@ -93,7 +93,8 @@ def test_what_takes_sound_is_refused_in_one_line():
     )  # fmt: skip
     with pytest.raises(ModelError, match="WhisperForConditionalGeneration takes neither text nor images") as raised:
         transformers_source(WhisperForConditionalGeneration(config), name="whisper", kind="zoo")
-    assert "input_features" in str(raised.value.found)
+    assert "input_features" in raised.value.problem and "decoder_input_ids" in raised.value.found
+    assert "FILE.py:FACTORY" in raised.value.hint and "vary" in raised.value.hint
 
 
 def test_a_folder_is_read_by_its_architecture(tmp_path: Path):

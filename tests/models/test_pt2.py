@@ -196,3 +196,37 @@ def test_a_compressed_file_is_refused(saved: Path, tmp_path: Path) -> None:
             new.writestr(info.filename, old.read(info))
     with pytest.raises(ModelError, match="compressed"):
         open_model(str(tmp_path / "a.pt2"))
+
+
+class Long(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[1] > 60 else x + 1
+
+
+def exported(path: Path, *dims: Any) -> Path:
+    sizes = (dict(enumerate(dims)),)
+    torch.export.save(torch.export.export(Long(), (torch.rand(2, 8, 4),), dynamic_shapes=sizes), path)
+    return path
+
+
+def test_the_sizes_that_a_file_allows_are_those_of_its_bundle(tmp_path: Path) -> None:
+    file = exported(tmp_path / "a.pt2", torch.export.Dim("rows", max=4), torch.export.Dim("length", min=4, max=60))
+    assert open_model(str(file)).spans == {"batch": (1, 4), "seq": (4, 60)}
+    bundle = tundish.compile(file, tmp_path / "out")
+    assert bundle.entries["forward"].symbols == {"batch": (1, 4), "seq": (4, 60)}
+    assert tundish.verify(bundle).passed
+    with pytest.raises(tundish.TundishError, match=r"a takes seq 4\.\.60") as error:
+        tundish.compile(file, tmp_path / "other", seq="3..9")
+    assert error.value.found == "seq 3..9" and not (tmp_path / "other").exists()
+
+
+def test_a_bound_that_tracing_found_holds_too(tmp_path: Path) -> None:
+    file = exported(tmp_path / "a.pt2", torch.export.Dim.AUTO, torch.export.Dim.AUTO)
+    assert open_model(str(file)).spans["seq"] == (1, 60)
+
+
+def test_a_size_worked_out_from_another_is_refused(tmp_path: Path) -> None:
+    file = exported(tmp_path / "a.pt2", torch.export.Dim("rows"), 2 * torch.export.Dim("half", max=30))
+    with pytest.raises(ModelError, match="axis 1 of the input 'x' is tied to another size") as error:
+        open_model(str(file))
+    assert error.value.found.startswith("it is 2*")

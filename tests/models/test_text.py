@@ -69,3 +69,54 @@ def test_a_model_that_does_not_run_names_its_line() -> None:
     with pytest.raises(ModelError, match=place) as caught:
         source("nystromformer", num_landmarks=4, segment_means_seq_len=16)
     assert "input_ids[1, 7]" in caught.value.found and "\n" not in caught.value.problem
+
+
+def test_the_line_is_the_models_and_not_that_of_shared_machinery() -> None:
+    """T5 asks its config for what it lacks; the line that raises is every config's."""
+    from transformers import T5Config, T5ForSequenceClassification
+
+    from tundish.models.transformers_source import transformers_source
+
+    config = T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    with pytest.raises(ModelError, match=r"^transformers/models/t5/modeling_t5.py:\d+: t5 does not run"):
+        transformers_source(T5ForSequenceClassification(config), name="t5", kind="test")
+
+
+def test_a_model_whose_table_of_words_nobody_knows_has_a_line_too() -> None:
+    from transformers import CLIPConfig, CLIPModel
+
+    from tundish.models.transformers_source import transformers_source
+
+    sizes = {**SIZES, "num_hidden_layers": 1}
+    config = CLIPConfig(text_config=sizes, vision_config={**sizes, "image_size": 8, "patch_size": 4})
+    with pytest.raises(ModelError, match=r"^transformers/models/clip/modeling_clip.py:\d+: clip does not run"):
+        transformers_source(CLIPModel(config), name="clip", kind="test")
+
+
+def test_several_texts_a_row_are_refused_with_a_way_that_works(tmp_path) -> None:
+    import torch
+    from transformers import BertConfig, BertForMultipleChoice
+
+    import tundish
+    from tundish.models.transformers_source import transformers_source
+
+    model = BertForMultipleChoice(BertConfig(**SIZES)).eval()
+    with pytest.raises(ModelError, match="BertForMultipleChoice takes several texts a row") as caught:
+        transformers_source(model, name="choice", kind="test")
+    assert "input_ids[batch, choices, seq]" in caught.value.found and "FILE.py:FACTORY" in caught.value.hint
+    model.save_pretrained(tmp_path / "folder")
+    (tmp_path / "mine.py").write_text(
+        f"""import torch, transformers
+def choice():
+    model = transformers.BertForMultipleChoice.from_pretrained({str(tmp_path / "folder")!r})
+    inputs = {{"input_ids": torch.randint(0, 64, (2, 3, 7)), "attention_mask": torch.ones(2, 3, 7, dtype=torch.int64)}}
+    return model, inputs, {{name: ("batch", "choices", "seq") for name in inputs}}
+"""
+    )
+    bundle = tundish.compile(f"{tmp_path / 'mine.py'}:choice", tmp_path / "out", seq="1..24")
+    assert set(bundle.entries["forward"].symbols) == {"batch", "choices", "seq"}
+    ids = np.random.default_rng(0).integers(0, 64, (3, 4, 9))
+    inputs = {"input_ids": ids, "attention_mask": (ids > 20).astype(np.int64)}
+    with torch.no_grad():
+        wanted = model(**{k: torch.from_numpy(v) for k, v in inputs.items()}).logits.numpy()
+    np.testing.assert_allclose(bundle.run(inputs)["logits"], wanted, atol=1e-5)
