@@ -50,6 +50,9 @@ def bind(graph: Graph, inputs: Arrays, symbols: Mapping[str, dims.Range]) -> dic
 
 def _bind_bare(value: Value, array: np.ndarray, sizes: dict[str, int], symbols: Mapping[str, dims.Range]) -> None:
     """Reads the sizes that stand alone in a shape. Raises: RunError."""
+    if not isinstance(array, (np.ndarray, np.generic)):
+        raise RunError(f"input {value.name!r} is no numpy array", found=type(array).__name__,
+                       hint="pass numpy.asarray of it")  # fmt: skip
     if array.dtype != value.type.dtype.numpy or array.ndim != value.type.rank:
         raise RunError(f"input {value.name!r} is {value.type}", found=f"{array.dtype}{list(array.shape)}")
     for dim, size in zip(value.type.shape, array.shape, strict=True):

@@ -204,6 +204,119 @@ MODELS += [
     _model("data that is not there", lambda at: _onnx(at, location="v.bin"), "lacks its file of weights v.bin"),
 ]
 
+
+
+def _linked_folder(folder: Path) -> None:
+    (folder.parent / "elsewhere").mkdir()
+    (folder / "w.bin").rename(folder.parent / "elsewhere" / "w.bin")
+    (folder / "data").symlink_to("../elsewhere")
+
+
+MODELS += [
+    _model("data through a linked folder", lambda at: _onnx(at, _linked_folder, location="data/w.bin"), *OUTSIDE),
+    _model("data there and back", lambda at: _onnx(at, location="../m/../w.bin"), *OUTSIDE),
+    _model("data that is a folder", lambda at: _onnx(at, lambda m: (m / "d").mkdir(), location="d"), "m.onnx", "d"),
+]
+
+# -- gguf and pt2 files ----------------------------------------------------------------------------------
+
+
+def _gguf(at: Path, keep: int) -> str:
+    """A gguf file that stops after so many bytes."""
+    text = b"general.architecture"
+    entry = struct.pack("<Q", len(text)) + text + struct.pack("<IQ", 8, 5) + b"llama"
+    return _only(at, "m.gguf", (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry)[:keep])
+
+
+class _Opened:
+    """Leaves a file behind where anyone unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("opened"),)
+
+
+def _pt2(at: Path, pickled: bool) -> str:
+    """What torch.export.save writes, cut short or with a weight that is a pickle of something else."""
+    import io
+    import pickle
+    import zipfile
+
+    import torch
+
+    stream = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Linear(4, 4), (torch.rand(2, 4),)), stream)
+    if not pickled:
+        return _only(at, "m.pt2", stream.getvalue()[:-400])
+    with zipfile.ZipFile(stream) as old, zipfile.ZipFile(at / "m.pt2", "w") as new:
+        for info in old.infolist():
+            content = old.read(info)
+            if info.filename.endswith("weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
+            new.writestr(info.filename, pickle.dumps(_Opened()) if "/weight_" in info.filename else content)
+    return "m.pt2"
+
+
+MODELS += [
+    _model("a gguf cut in its header", lambda at: _gguf(at, 20), "m.gguf is a broken gguf file", "try:   fetch it again"),
+    _model("a gguf cut in a text", lambda at: _gguf(at, 40), "m.gguf is a broken gguf file", "try:   fetch it again"),
+    _model("a gguf of nothing", lambda at: _gguf(at, 99), "m.gguf"),
+    _model("a pt2 cut short", lambda at: _pt2(at, False), "m.pt2 is not a .pt2 file of torch.export"),
+    _model("a pt2 that is a pickle", lambda at: _pt2(at, True), "m.pt2", "which could run any code", "try:"),
+]
+
+# -- a hub cache -----------------------------------------------------------------------------------------
+
+_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _cached(at: Path, file: str, target: str, keep: bool = True) -> str:
+    """A cache of two repositories; in the first one's snapshot this file is a link to `target`."""
+    config, tensors = _gpt2()
+    contents = {"config.json": json.dumps(config).encode(), "model.safetensors": tensors, "pytorch_model.bin": b"\x80"}
+    for name in ("acme--tiny", "acme--other"):
+        repository = at / "hub" / f"models--{name}"
+        snapshot = repository / "snapshots" / _COMMIT
+        for folder in (repository / "blobs", repository / "refs", snapshot):
+            folder.mkdir(parents=True)
+        (repository / "refs" / "main").write_text(_COMMIT)
+        for held in ("config.json", "model.safetensors"):
+            (repository / "blobs" / held).write_bytes(contents[held])
+            (snapshot / held).symlink_to(f"../../blobs/{held}")
+    snapshot = at / "hub" / "models--acme--tiny" / "snapshots" / _COMMIT
+    if not keep:
+        (snapshot / "model.safetensors").unlink()
+    (snapshot / file).unlink(missing_ok=True)
+    (snapshot / file).symlink_to(target)
+    return "acme/tiny"
+
+
+def _cached_onnx(at: Path) -> str:
+    """An ONNX file of a cached repository whose data lies in another repository's cache."""
+    _cached(at, "x", "../../refs/main")
+    other = at / "hub" / "models--acme--other" / "blobs" / "w.bin"
+    other.write_bytes(bytes(64))
+    snapshot = at / "hub" / "models--acme--tiny" / "snapshots" / _COMMIT
+    (at / _onnx(at)).rename(snapshot / "m.onnx")
+    (snapshot / "w.bin").symlink_to("../../../models--acme--other/blobs/w.bin")
+    return str(snapshot / "m.onnx")
+
+
+HUB = [
+    _model("a cached file that is anywhere", lambda at: _cached(at, "vocab.txt", "/etc/passwd"),
+           "vocab.txt leads out of", "models--acme--tiny", "/etc/passwd"),
+    _model("a cached file that is another repository's",
+           lambda at: _cached(at, "model.safetensors", "../../../models--acme--other/blobs/model.safetensors"),
+           "model.safetensors leads out of", "models--acme--other"),
+    _model("a cached folder that is elsewhere", lambda at: _cached(at, "onnx", "../../../../.."),
+           "onnx leads out of", "models--acme--tiny"),
+    _model("cached data that is another repository's", _cached_onnx, *OUTSIDE),
+    _model("a cached pickle", lambda at: _cached(at, "pytorch_model.bin", "../../blobs/config.json", keep=False),
+           "pickles, which can run any code", "pytorch_model.bin", "save_pretrained(NEW)"),
+    _model("nothing cached of that name", lambda at: _cached(at, "x", "../../refs/main") + "er",
+           "nor in the hub cache", "nothing is fetched", "acme/tiny"),
+    _model("no such revision", lambda at: _cached(at, "x", "../../refs/main") + "@v2", "no revision 'v2' of acme/tiny"),
+]  # fmt: skip
+
 # -- saved graphs ----------------------------------------------------------------------------------------
 
 
@@ -347,11 +460,22 @@ RUNS = [
 ]  # fmt: skip
 
 
-CASES = [*MODELS, *GRAPHS, *BUNDLES, *RUNS]
+RUN = ("run", *(w for n in INPUTS for w in ("--input", f"{n}=random")), "--output", "answers")
+RUNS += [
+    Refusal("a bundle for another CPU is not run", RUN, _bundle(_manifest(features=["avx1024"])),
+            ("b.tundish needs CPU features that this machine lacks: avx1024", "compile it again")),
+    Refusal("a changed bundle is not run", RUN, _bundle(_flipped("weights.safetensors")), ("weights", *CHANGED)),
+]  # fmt: skip
+
+
+CASES = [*MODELS, *HUB, *GRAPHS, *BUNDLES, *RUNS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
-def test_a_refusal_is_one_line_and_leaves_nothing(command: Command, made: Path, tmp_path: Path, case: Refusal) -> None:
+def test_a_refusal_is_one_line_and_leaves_nothing(
+    command: Command, made: Path, tmp_path: Path, case: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     thing = str(case.make(tmp_path, made))
     before = _tree(tmp_path)
     refused(command(case.verb[0], thing, *case.verb[1:]), *case.parts)

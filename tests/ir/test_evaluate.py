@@ -78,6 +78,7 @@ def test_an_entry_is_chosen_by_name() -> None:
         (lambda g: g.update(x=g["x"][:, :, :1]), r"input 'x' is f32\[batch, seq, 2\](.|\n)*found: \[2, 3, 1\]"),
         (lambda g: g.update(past=g["past"][:1]), "batch is 2 in one input and 1 in 'past'"),
         (lambda g: g.update(past=g["past"][:, :5]), r"input 'past' is f32\[batch, 2\*seq\](.|\n)*found: \[2, 5\]"),
+        (lambda g: g.update(x=g["x"].tolist()), "input 'x' is no numpy array(.|\n)*found: list(.|\n)*numpy.asarray"),
         (lambda g: g.update(inputs(5, 3)), "batch is 5, outside 1..4"),
         (lambda g: g.update(inputs(2, 0)), "seq is 0, outside 1.."),
     ],
