@@ -257,8 +257,8 @@ def _pt2(at: Path, pickled: bool) -> str:
 
 
 MODELS += [
-    _model("a gguf cut in its header", lambda at: _gguf(at, 20), "m.gguf is a broken gguf file", "try:   fetch it again"),
-    _model("a gguf cut in a text", lambda at: _gguf(at, 40), "m.gguf is a broken gguf file", "try:   fetch it again"),
+    _model("a gguf cut in its header", lambda at: _gguf(at, 20), "m.gguf is a broken gguf file", "fetch it again"),
+    _model("a gguf cut in a text", lambda at: _gguf(at, 40), "m.gguf is a broken gguf file", "fetch it again"),
     _model("a gguf of nothing", lambda at: _gguf(at, 99), "m.gguf"),
     _model("a pt2 cut short", lambda at: _pt2(at, False), "m.pt2 is not a .pt2 file of torch.export"),
     _model("a pt2 that is a pickle", lambda at: _pt2(at, True), "m.pt2", "which could run any code", "try:"),

@@ -74,7 +74,7 @@ def check(conditions: list[Condition], sizes: Sizes) -> None:
             continue  # of sizes that hang on values: what reads them is told of elsewhere
         spans = [_tried(sizes.ranges.get(name, Range(1, None)), len(known)) for name in known.values()]
         for chosen in product(*spans):
-            if condition.expr.subs(dict(zip(known, chosen, strict=True))) == False:  # noqa: E712  # sympy's own
+            if not _holds(condition.expr, dict(zip(known, chosen, strict=True))):
                 at = ", ".join(f"{n}={v}" for n, v in sorted(zip(known.values(), chosen, strict=True)))
                 raise CaptureError(
                     "a Python condition goes one way at some sizes and another way at others", where=condition.where,
@@ -82,6 +82,13 @@ def check(conditions: list[Condition], sizes: Sizes) -> None:
                     hint="write one way that serves all sizes, allow only sizes that go one way, or fix the size in "
                     "the dims that a factory returns",
                 )  # fmt: skip
+
+
+def _holds(expr: Any, sizes: dict[Any, int]) -> bool:
+    try:
+        return bool(expr.subs(sizes) != False)  # noqa: E712  # sympy's own; what it cannot tell is not held against it
+    except ZeroDivisionError:
+        return False
 
 
 def _tried(span: Range, names: int) -> list[int]:

@@ -52,7 +52,8 @@ def model_text(trace: str) -> str:
 
 
 def _innermost(trace: str) -> tuple[str, int]:
-    frames = [(os.path.realpath(f), int(line)) for f, line, _ in _FRAME.findall(trace)]
+    told = [(f, int(line)) for f, line, _ in _FRAME.findall(trace) if not f.startswith("<")]  # code out of a text
+    frames = [(os.path.realpath(f), line) for f, line in told]
     own = [f for f in frames if not _is_library(f[0])]
     model = [f for f in own if not _PLUMBING.search(f[0])]
     return (model or own or [("<torch>", 0)])[-1]

@@ -38,6 +38,12 @@ def alike(x, y):
     return x.sum(1) * y.sum(1)
 
 
+def by_quarters(x):
+    if x.shape[1] % (x.shape[1] // 4) == 0:
+        return x * 2
+    return x + 1
+
+
 def in_blocks(x):
     if x.shape[1] % 512 == 0:
         return x * 2
@@ -48,6 +54,7 @@ def in_blocks(x):
     ("f", "seq", "other", "said"),
     [
         (even, None, False, ("(seq%2) != 0", "seq=2")),
+        (by_quarters, None, False, ("(seq%(seq//4)) == 0", "seq=2")),
         (alike, None, True, ("seq != y_seq", "seq=2, y_seq=2")),
         (in_blocks, Range(1, 4096), False, ("(seq%512) != 0", "seq=512")),
         (in_blocks, Range(1, None), False, ("(seq%512) != 0", "seq=512")),

@@ -138,3 +138,21 @@ def test_a_check_of_a_size_that_does_not_hold_at_every_size_says_which() -> None
     error = refusal(checked)
     assert error.problem == "cannot be traced: it says of a size what does not hold at every size"
     assert "Mod(" in error.found and error.hint == "fix that size in the dims that a factory returns"
+
+
+def test_code_that_was_made_out_of_a_text_is_no_line_of_the_model() -> None:
+    """transformers wraps forward in code that it writes itself."""
+
+    class Made(nn.Module):
+        def forward(self, x):
+            raise ValueError("needs a padding token")
+
+    exec(compile("def again(self, x): return self.before(x)", "<string>", "exec"), made := {})
+    Made.before, Made.forward = Made.forward, made["again"]  # type: ignore[attr-defined]
+    with pytest.raises(CaptureError) as caught:
+        capture(Made().eval(), {"x": torch.rand(2, 7, 4)}, {"x": {0: "batch"}})
+    assert caught.value.where is not None and caught.value.where.file.endswith("test_tracing.py")
+    from tundish.ir.capture.places import model_frame
+
+    inside = 'File "/lib/python/site-packages/transformers/modeling_layers.py", line 9, in forward'
+    assert model_frame(f'  {inside}\n  File "<string>", line 1, in forward\n')[1] == 9
