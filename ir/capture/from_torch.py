@@ -46,7 +46,7 @@ def capture(module: Any, inputs: Mapping[str, Any], axes: Axes, *, outputs: tupl
     fold_picks(exported.program)
     fold_masks(exported.program)
     translator = Translator(exported, dict(ranges or {}))
-    check_conditions(exported.conditions, translator.sizes)
+    translator.ranges.update(check_conditions(exported.conditions, translator.sizes))
     return translator.program()
 
 

@@ -90,3 +90,18 @@ def test_what_is_true_of_every_size_is_no_condition() -> None:
     x = np.random.default_rng(0).standard_normal((2, 12, 4), np.float32)
     (got,) = evaluate(program, {"x": x}).values()
     np.testing.assert_allclose(got, module(torch.from_numpy(x)).numpy(), atol=1e-4)
+
+
+def test_a_size_of_one_that_goes_another_way_is_left_out() -> None:
+    """torch takes 1 to be like no other size and never asks, so the bundle would answer it by the other way."""
+
+    def single(x):
+        if x.shape[1] == 1:
+            return x * 2
+        return x + 1
+
+    _, program = captured(single)
+    assert program.symbols["seq"] == Range(2, 64) and program.symbols["batch"].low == 1
+    with pytest.raises(CaptureError) as caught:
+        captured(single, Range(1, 1))
+    assert "seq != 1" in caught.value.found and caught.value.where.line == single.__code__.co_firstlineno + 1
