@@ -13,6 +13,7 @@ from .cli_base import (
     BatchSize,
     Model,
     PastSize,
+    Phase,
     SeqSize,
     SomeBatch,
     SomePhase,
@@ -56,27 +57,38 @@ def account(
 
 @app.command()
 def bench(
-    model: Annotated[str | None, typer.Argument(help="a model; BERT-base and GPT-2 when not given")] = None,
-    peers: Annotated[str | None, typer.Option(help="comma-separated names; all that are installed by default")] = None,
+    model: Annotated[str | None, typer.Argument(help="a model or bundle; docs/benchmarks.md's if none")] = None,
+    peers: Annotated[str | None, typer.Option(help="comma-separated names; all by default")] = None,
     batch: BatchSize = 1,
     seq: SeqSize = None,
-    rounds: Annotated[int, typer.Option(min=1, help="rounds in which every competitor runs once")] = 15,
+    phase: Phase = "prefill",
+    past: PastSize = None,
+    task: TaskName = None,
+    against: Annotated[str | None, typer.Option(help="the original of a bundle, for peers to run")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="clean rounds, in which nothing else ran, for each")] = 15,
     threads: Threads = None,
+    limit: Annotated[float, typer.Option(min=1, help="seconds a peer may take to compile, and to open")] = 1200.0,
     write: Annotated[Path | None, typer.Option(help="the markdown file whose table to rewrite")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time a bundle against its peers, interleaved in one run."""
+    """Time a bundle against its peers, interleaved in one run; exit 1 where ours gives another answer."""
     from . import api
 
     names = [name.strip() for name in peers.split(",")] if peers else None
     with api.stages(as_json) as progress:
         result = api.bench(
-            model, peers=names, batch=batch, seq=seq, rounds=rounds, threads=threads, write=write, progress=progress
-        )
+            model, peers=names, batch=batch, seq=seq, phase=phase, past=past, task=task, against=against,
+            rounds=rounds, threads=threads, limit_s=limit, write=write, progress=progress,
+        )  # fmt: skip
     if as_json:
         print_json(result)
     else:
-        print_rows(result["rows"])
+        rows = result["rows"]
+        print_rows([{k: v for k, v in row.items() if k not in ("note", "compile_peak_bytes")} for row in rows])
+        for note in dict.fromkeys([row["note"] for row in rows if row.get("note")] + result.get("notes", [])):
+            print(note)
+    if not all(row.get("same_answer", True) for row in result["rows"] if row["name"] == "tundish"):
+        raise typer.Exit(1)
 
 
 @app.command()

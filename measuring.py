@@ -6,14 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .ir.diagnostics import CaptureError, TundishError
+from .ir.diagnostics import TundishError
 from .profiler.diff import Diff
 from .profiler.report.progress import Progress, silent
-from .work import DEFAULT_BATCH, DEFAULT_SEQ, Asked, beyond, open_source
-
-SEQ = 128  # the sequence length that is taken when none is given
+from .work import Asked
 
 
 def account(
@@ -43,45 +39,40 @@ def account(
 
 
 def bench(
-    model: Any = None, *, peers: list[str] | None = None, batch: int = 1, seq: int | None = None, rounds: int = 15,
-    threads: int | None = None, write: str | Path | None = None, progress: Progress = silent,
+    model: Any = None, *, peers: list[str] | None = None, batch: int = 1, seq: int | None = None,
+    phase: str = "prefill", past: int | None = None, task: str | None = None, against: str | None = None,
+    rounds: int = 15, threads: int | None = None, limit_s: float = 1200.0, write: str | Path | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Times our bundle against its peers, interleaved, each in a process of its own; rows with ratios.
 
-    model: a path or name, or None for the workloads of docs/benchmarks.md. seq: 128, or what the model can take.
+    model: a path or name of a model or of a bundle, or None for the workloads of docs/benchmarks.md.
+    peers: names of `profiler.peers`; all of them by default. seq, past: 128, or what the model can take.
+    against: the original of a bundle, where it is not a model whose name it bears.
+    rounds: the clean rounds that each needs. limit_s: a peer that takes longer to compile or open is given up.
     write: the markdown file to rewrite.
     """
-    from .models.cases import make
-    from .profiler.benchmarks import WORKLOADS, write_tables
-    from .profiler.compare import check_peers, compare_peers
+    from .contests import contest
+    from .profiler.benchmarks import WORKLOADS, Workload, write_tables
+    from .profiler.compare import compare_peers
+    from .profiler.peers import chosen
 
-    check_peers(peers)
+    names = chosen(peers)
     if not isinstance(model, (str, Path, type(None))):
         raise TundishError("each competitor loads the model itself, so it must have a name",
                            found=type(model).__name__, hint="give a path, a name, or file.py:factory")  # fmt: skip
-    handed = {
-        "compile": f"{__package__}.api:compile", "loader": f"{__package__}.models.open:open_model",
-        "inputs_maker": f"{__package__}.models.cases:make",
-    }  # fmt: skip
+    loads = WORKLOADS if model is None else (Workload(str(model), batch, seq, phase, past),)
     results = []
-    for name, rows, length in WORKLOADS if model is None else [(str(model), batch, seq)]:
-        progress(f"{name}: loading the model", 0.0)
-        source = open_source(name, Asked())
-        longest = source.max_seq or length or SEQ
-        length = length or min(SEQ, longest)
-        if length > longest:
-            raise CaptureError(f"{name} takes at most {longest} positions", found=f"--seq {length}")
-        sizes = {"batch": beyond(rows, DEFAULT_BATCH), "seq": beyond(length, DEFAULT_SEQ), "form": source.form}
-        results.append(
-            compare_peers(
-                name, make(source, rows, length, np.random.default_rng(0)), {**handed, **sizes}, peers=peers,
-                rounds=rounds, threads=threads, say=_saying(progress, name),
-            )
-        )
-        del source
+    for load in loads:
+        made = contest(load, against=against, task=task, progress=progress)
+        race = compare_peers(made, names, rounds=rounds, threads=threads, limit_s=limit_s,
+                             say=_saying(progress, load.model))  # fmt: skip
+        results.append({**race, "workload": load.spoken})
     if write is not None:
         write_tables(Path(write), results)
-    return {"rows": [{"model": r["model"], **row} for r in results for row in r["rows"]]}
+    if model is not None:
+        return {"rows": results[0]["rows"], **{k: v for k, v in results[0].items() if k != "rows"}}
+    return {"rows": [{"workload": r["workload"], **row} for r in results for row in r["rows"]]}
 
 
 def diff(before: str | Path, after: str | Path, *, threshold: float | str = 5.0) -> Diff:

@@ -136,7 +136,7 @@ class Work:
 
     def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         if self.source is not None:
-            return _answer(self.source, inputs)
+            return answers_of(self.source, inputs)
         from .ir.evaluate import evaluate
 
         return evaluate(self.program, inputs)
@@ -175,7 +175,7 @@ def _narrower(wanted: Mapping[str, Range], found: Mapping[str, Range]) -> tuple[
     )
 
 
-def _answer(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def answers_of(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the original answers. Raises: CaptureError where it cannot run on these inputs."""
     try:
         return dict(source.call(inputs))

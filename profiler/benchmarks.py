@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from ..compiler.hardware.machine import this_machine
 
-WORKLOADS = (("bert-base", 1, 128), ("gpt2", 1, 128))
-"""(model, batch, seq) of what `tundish bench` times when it is given no model."""
 
-_START, _END = "<!-- written by `tundish bench --write`: begin -->", "<!-- end -->"
-_PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "onnx")
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A model or bundle at one size. seq: of a prefill, past: of a decode; None is 128, or what the model can take."""
+
+    model: str
+    batch: int = 1
+    seq: int | None = None
+    phase: str = "prefill"
+    past: int | None = None
+
+    @property
+    def spoken(self) -> str:
+        """`gpt2 decode at 256`, `bert-base 1 x 128`."""
+        if self.phase == "decode":
+            return f"{self.model} {self.batch} x 1, decode at {self.past or 'the default past'}"
+        return f"{self.model} {self.batch} x {self.seq}" if self.seq else f"{self.model}, batch {self.batch}"
+
+
+WORKLOADS = (
+    Workload("bert-base", 1, 128), Workload("gpt2", 1, 128), Workload("gpt2", 1, phase="decode", past=256),
+    Workload("llama-like", 1, 128), Workload("vit-focus", 1),
+)  # fmt: skip
+"""What `tundish bench` times when it is given no model."""
+
+PEERS = "bench"
+PREDICTED = "predicted against measured"
+_PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "openvino", "onnx")
 
 
 def write_tables(path: Path, results: list[dict[str, Any]]) -> None:
-    """Rewrites the part of a markdown file between the markers; the rest is kept."""
-    text = path.read_text() if path.is_file() else f"# Benchmarks\n\n{_START}\n{_END}\n"
-    head, _, rest = text.partition(_START)
-    _, _, tail = rest.partition(_END)
-    body = "\n\n".join([_machine(), *(_table(r) for r in results)])
+    """Rewrites the tables of the peers in a markdown file; the rest is kept."""
+    write_part(path, PEERS, "\n\n".join([_machine(), *(_table(r) for r in results)]))
+
+
+def write_part(path: Path, part: str, body: str) -> None:
+    """Rewrites what stands between a part's markers in a markdown file, adding both at its end where they are not."""
+    begin, end = f"<!-- {part}: begin; written by a command -->", f"<!-- {part}: end -->"
+    text = path.read_text() if path.is_file() else "# Benchmarks\n"
+    if begin not in text or end not in text.partition(begin)[2]:
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{head}{_START}\n{body}\n{_END}{tail}")
+    path.write_text(f"{head}{begin}\n{body}\n{end}{tail}")
 
 
 def _machine() -> str:
@@ -39,31 +70,33 @@ def _machine() -> str:
 
 
 def _table(result: dict[str, Any]) -> str:
-    shapes = ", ".join(f"{k} {list(v)}" for k, v in result["shapes"].items())
+    shapes = ", ".join(f"{k} {list(v)}" for k, v in list(result["shapes"].items())[:3])
+    more = len(result["shapes"]) - 3
     lines = [
-        f"### {result['model']}, fp32, {shapes}, {result['threads']} threads",
-        "",
-        "| | median ms | IQR ms | times ours | compile s | peak while compiling | peak while running | differs by |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [_line(row) for row in sorted(result["rows"], key=lambda r: r.get("median_ms", float("inf")))]
-    return "\n".join(lines)
+        f"### {result['workload']}, fp32, {result['threads']} threads", "",
+        f"Inputs: {shapes}{f' and {more} more' if more > 0 else ''}.", "",
+        "| | median ms | IQR ms | times ours | IQR | clean of rounds | differs by | compile s | peak compiling | "
+        "peak running |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    rows = sorted(result["rows"], key=lambda r: r.get("median_ms", float("inf")))
+    notes = dict.fromkeys(f"{r['name']}: {r['note']}." for r in rows if r.get("note"))
+    notes |= dict.fromkeys(f"{text}." for text in result["notes"])
+    return "\n".join([*lines, *map(_line, rows), *(f"\n{note}" for note in notes)])
 
 
 def _line(row: dict[str, Any]) -> str:
     if "cannot" in row:
-        return f"| {row['name']} | cannot: {row['cannot']} | | | | | | |"
-    ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
-    differs = f"{row['max_abs_difference']:.1e}" if "max_abs_difference" in row else ""
+        return f"| {row['name']} | cannot: {row['cannot']} |" + " |" * 8
+    rounds = row["clean_rounds"] + row["dropped_rounds"]
+    differs = "" if row["max_abs_difference"] is None else f"{row['max_abs_difference']:.1e}"
     cells = [
-        row["name"], f"{row['median_ms']:.1f}", f"{row['iqr_ms']:.1f}", ratio, _number(row["compile_s"], 1),
-        _gib(row["compile_peak_bytes"]), _gib(row["peak_bytes"]), differs,
+        row["name"], f"{row['median_ms']:.3g}" if row["median_ms"] < 100 else f"{row['median_ms']:.0f}",
+        f"{row['iqr_ms']:.2g}", f"{row['ratio']:.2f}", f"{row['ratio_iqr']:.2f}", f"{row['clean_rounds']} of {rounds}",
+        differs if row["same_answer"] else f"**{differs or 'another answer'}**", f"{row['compile_s']:.1f}",
+        _gib(row["compile_peak_bytes"]), _gib(row["peak_bytes"]),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _gib(value: int | None) -> str:

@@ -4,108 +4,166 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..compiler.hardware.machine import available_memory_bytes
 from ..ir.diagnostics import TundishError
-from .peers import PEERS, peers_for
+from .answers import Reference, difference
+from .peers import OURS, PEERS, cannot
+from .report.table import size
+from .rounds import Round, figures, race
 from .workers import Worker
 
-OURS = "tundish"
-_WARMUP = 3
+LIMIT_S = 1200.0  # for a competitor to compile, and again to open and answer once
+_KEYS = ("name", "median_ms", "iqr_ms", "ratio", "clean_rounds", "max_abs_difference", "compile_s", "peak_bytes")
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """What is timed.
+
+    model: as on the command line, "" where only the bundle is known. inputs: what every competitor runs on.
+    job: what its processes are handed: "source", "plain", "samples" and "compile" as `module:function`, because this
+    package imports no models; "options" for the first and the last; "form", what the model is (`torch`, `onnx`).
+    wanted: what the original answers, None to hold all against ours. bundle: ours, where it is compiled already.
+    dtype: what ours computes in.
+    """
+
+    model: str
+    inputs: Mapping[str, np.ndarray]
+    job: Mapping[str, Any]
+    wanted: Reference | None = None
+    bundle: Path | None = None
+    dtype: str = "f32"
+    notes: list[str] = field(default_factory=list)
+
+    def replace(self, **changes: Any) -> Contest:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+@dataclass
+class _Entrant:
+    """A competitor on its way: why it cannot, or what it told."""
+
+    name: str
+    cannot: str = ""
+    made: dict[str, Any] = field(default_factory=dict)
+    worker: Worker | None = None
+    ready: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
 
 
 def compare_peers(
-    model: str, inputs: dict[str, np.ndarray], handed: dict[str, str | None], *, peers: list[str] | None = None,
-    rounds: int = 15, threads: int | None = None, say: Callable[[str], None] = lambda text: None,
+    contest: Contest, peers: list[str], *, rounds: int = 15, threads: int | None = None, limit_s: float = LIMIT_S,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Rows {"name", "median_ms", "iqr_ms", "ratio", ...} or {"name", "cannot"}; ratio above 1: we are faster.
 
-    model:  as on the command line. inputs: what every competitor runs on.
-    handed: "compile", "loader" and "inputs_maker" as `module:function`, because this package imports no models; "batch"
-    and "seq" are the ranges that ours is compiled for, None for its own; "form" is what the model is (`onnx`).
-    Rounds alternate their order, so that a drift of the machine falls on all alike.
-    Raises: TundishError on a peer that there is not, or where ours itself cannot run.
+    peers: of `peers.chosen`, ours first. rounds: how many clean ones each needs. threads: of each, on as many CPUs,
+    the same ones for all. limit_s: what takes longer to get ready is given up.
+    Raises: TundishError where ours itself cannot run.
     """
-    check_peers(peers)
-    names = dict.fromkeys([OURS, *(peers or peers_for(handed.get("form") or "torch"))])
-    with tempfile.TemporaryDirectory(prefix="tundish-bench-") as folder:
-        np.savez(Path(folder) / "inputs.npz", allow_pickle=False, **inputs)
-        made = {n: _prepared(n, model, handed, Path(folder), say) for n in names}
-        threads = threads or len(os.sched_getaffinity(0))
-        rows = _raced(made, model, handed, Path(folder), rounds, threads, say)
-    shapes = {k: list(v.shape) for k, v in inputs.items()}
-    return {"model": model, "shapes": shapes, "threads": threads, "rows": rows}
+    cpus = sorted(os.sched_getaffinity(0))
+    threads = threads or len(cpus)
+    cpus = cpus[:threads]
+    entrants = [_Entrant(name, _refused(name, contest)) for name in peers]
+    with tempfile.TemporaryDirectory(prefix="tundish-bench-") as text, ExitStack() as stack:
+        folder = Path(text)
+        np.savez(folder / "inputs.npz", allow_pickle=False, **contest.inputs)  # type: ignore[arg-type]
+        for entrant in entrants:
+            _prepare(entrant, contest, _job(entrant.name, contest, folder, threads), limit_s, say)
+        for entrant in entrants:
+            needed = int(1.2 * entrants[0].ready.get("peak_bytes", 0))
+            _open(entrant, _job(entrant.name, contest, folder, threads), limit_s, cpus, stack, needed, say)
+            if entrant.name == OURS and entrant.cannot:
+                raise TundishError(f"{contest.model or contest.bundle} cannot be timed: {entrant.cannot}")
+        live = {e.name: (e.worker, e.ready["run_s"]) for e in entrants if e.worker is not None}
+        ran, failed = race(live, OURS, rounds, threads, cpus, say)
+        for entrant in entrants:
+            entrant.cannot = entrant.cannot or failed.get(entrant.name, "")
+            entrant.last = entrant.worker.close() if entrant.worker is not None else {}
+        if OURS in failed:
+            raise TundishError(f"{contest.model or contest.bundle} cannot be timed: {failed[OURS]}")
+        rows = _rows(entrants, contest, ran, folder, rounds)
+    shapes = {k: list(v.shape) for k, v in contest.inputs.items()}
+    return {"model": contest.model, "shapes": shapes, "threads": threads, "notes": contest.notes, "rows": rows}
 
 
-def check_peers(peers: list[str] | None) -> None:
-    """Raises: TundishError naming the peers that there are not."""
-    unknown = [repr(n) for n in peers or () if n not in PEERS]
-    if unknown:
-        raise TundishError(f"there is no peer {', '.join(unknown)}", hint=f"the peers are {', '.join(PEERS)}")
+def _refused(name: str, contest: Contest) -> str:
+    if name == OURS:
+        return ""
+    if not contest.model:
+        return "needs the original model, which the bundle does not name: give it with --against"
+    return cannot(name, contest.job["form"]) or ""
 
 
-def _prepared(name: str, model: str, handed: dict[str, str | None], folder: Path, say: Any) -> dict[str, Any]:
-    if PEERS[name].make is None:
-        return {}
-    say(f"preparing {name}")
+def _job(name: str, contest: Contest, folder: Path, threads: int) -> dict[str, Any]:
     own = folder / name
-    own.mkdir()
-    worker = Worker({"kind": "prepare", "peer": name, "model": model, "folder": str(own), **handed})
+    own.mkdir(exist_ok=True)
+    return {
+        **contest.job, "model": contest.model, "peer": name, "threads": threads, "folder": str(own),
+        "inputs": str(folder / "inputs.npz"), "answer": str(own / "answer.npz"),
+        # compiled anew, so that its time is the whole of it
+        "environment": {"TORCHINDUCTOR_CACHE_DIR": str(own / "cache"), "OMP_NUM_THREADS": str(threads)},
+    }  # fmt: skip
+
+
+def _prepare(entrant: _Entrant, contest: Contest, job: dict[str, Any], limit_s: float, say: Any) -> None:
+    """Makes the files of a competitor that has some, in a process of its own."""
+    if entrant.name == OURS and contest.bundle is not None:
+        entrant.made = {"path": str(contest.bundle)}
+        return
+    if entrant.cannot or PEERS[entrant.name].make[contest.job["form"]] is None:
+        return
+    say(f"preparing {entrant.name}")
+    worker = Worker({**job, "kind": "prepare"}, limit_s)
     worker.close()
-    return worker.ready
+    entrant.made, entrant.cannot = worker.ready, worker.ready.get("error", "")
 
 
-def _raced(made: dict[str, dict[str, Any]], model: str, handed: Any, folder: Path, rounds: int, threads: int,
-           say: Any) -> list[dict[str, Any]]:  # fmt: skip
-    workers: dict[str, Worker] = {}
-    failed: dict[str, str] = {}
-    for name, files in made.items():
-        if "error" in files:
-            failed[name] = files["error"]
+def _open(entrant: _Entrant, job: dict[str, Any], limit_s: float, cpus: list[int], stack: ExitStack,
+          needed: int, say: Any) -> None:  # fmt: skip
+    """Starts its process, which runs the model a few times and then waits, stopped."""
+    if entrant.cannot:
+        return
+    say(f"opening {entrant.name}")
+    if needed > available_memory_bytes():
+        entrant.cannot = f"needs {size(needed)} of memory, and {size(available_memory_bytes())} are free"
+        return
+    worker = Worker({**job, **entrant.made, "kind": PEERS[entrant.name].kind}, limit_s, cpus)
+    stack.callback(worker.close)
+    entrant.ready, entrant.cannot = worker.ready, worker.ready.get("error", "")
+    entrant.worker = None if entrant.cannot else worker
+
+
+def _answer(folder: Path, name: str) -> list[tuple[str, np.ndarray]]:
+    with np.load(folder / name / "answer.npz", allow_pickle=False) as file:
+        return [(key.partition(":")[2], file[key]) for key in file.files]
+
+
+def _rows(entrants: list[_Entrant], contest: Contest, ran: list[Round], folder: Path, wanted: int
+) -> list[dict[str, Any]]:  # fmt: skip
+    compared = contest.wanted or Reference(OURS, dict(_answer(folder, OURS)))
+    rows = []
+    for e in entrants:
+        if e.cannot:
+            rows.append({"name": e.name, "cannot": e.cannot})
             continue
-        say(f"opening {name}")
-        job = {
-            "kind": PEERS[name].kind, "model": model, "path": files.get("path", ""), "threads": threads,
-            "inputs": str(folder / "inputs.npz"), "answer": str(folder / f"{name}.npy"), "warmup": _WARMUP, **handed,
+        dtype = contest.dtype if e.name == OURS else "f32"
+        apart = difference(_answer(folder, e.name), compared, contest.inputs, dtype)
+        row = {"name": e.name, **figures(ran, e.name, OURS, wanted)}
+        row |= {
+            "max_abs_difference": apart.max_abs, "same_answer": not apart.problem,
+            "compile_s": (e.made.get("compile_s") or 0.0) + e.ready["opened_s"],
+            "compile_peak_bytes": e.made.get("peak_bytes"), "peak_bytes": e.last.get("peak_bytes"),
+            "note": "; ".join(n for n in (apart.problem, row["note"], e.made.get("note", "")) if n),
         }  # fmt: skip
-        worker = Worker(job)
-        if "error" in worker.ready:
-            failed[name] = worker.ready["error"]
-        else:
-            workers[name] = worker
-    times: dict[str, list[float]] = {n: [] for n in workers}
-    if OURS in failed:
-        for worker in workers.values():
-            worker.close()
-        raise TundishError(f"{model} cannot be timed: {failed[OURS]}")
-    for i in range(rounds):
-        say(f"round {i + 1} of {rounds}")
-        for name in list(workers) if i % 2 == 0 else reversed(list(workers)):
-            answer = workers[name].run()
-            if "error" in answer:  # it ended while it ran
-                failed[name] = answer["error"]
-                workers.pop(name).close()
-                continue
-            times[name].append(answer["ms"])
-    last = {n: w.close() for n, w in workers.items()}
-    answers = {n: np.load(folder / f"{n}.npy") for n in workers}
-    return [_row(n, times, answers, made[n], last, failed) for n in made]
-
-
-def _row(name: str, times: Any, answers: Any, made: Any, last: Any, failed: dict[str, str]) -> dict[str, Any]:
-    if name in failed:
-        return {"name": name, "cannot": failed[name]}
-    low, middle, high = np.percentile(times[name], [25, 50, 75])
-    row: dict[str, Any] = {"name": name, "median_ms": float(middle), "iqr_ms": float(high - low)}
-    if OURS in answers:
-        row["ratio"] = float(middle / np.median(times[OURS]))
-        row["max_abs_difference"] = float(np.abs(answers[name] - answers[OURS]).max())
-    row["clean_rounds"] = len(times[name])
-    row["compile_s"] = made.get("compile_s")
-    row["compile_peak_bytes"] = made.get("peak_bytes")
-    row["peak_bytes"] = last[name].get("peak_bytes")
-    return row
+        rows.append({key: row[key] for key in (*_KEYS, *(k for k in row if k not in _KEYS))})
+    return rows

@@ -23,8 +23,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "backends": frozenset({"ir", "compiler"}),
     "profiler": frozenset({"ir", "compiler", "backends"}),
     "api": frozenset({*FOLDERS, "work", "measuring", "profiling"}),
-    "measuring": frozenset({*FOLDERS, "work", "accounts"}),
+    "measuring": frozenset({*FOLDERS, "work", "accounts", "contests"}),
     "accounts": frozenset({*FOLDERS, "work"}),
+    "contests": frozenset({*FOLDERS, "work"}),
     "profiling": frozenset({*FOLDERS, "work"}),
     "work": frozenset(FOLDERS),
     "cli": frozenset({"api", "cli_base", "cli_measuring", "cli_profiling"}),
@@ -45,6 +46,7 @@ MAY_OPEN: tuple[tuple[str, frozenset[str]], ...] = (
     ("profiler/", HEAVY),
     ("api.py", HEAVY),
     ("measuring.py", HEAVY),
+    ("contests.py", HEAVY),
     ("work.py", HEAVY),
 )
 # Opened only once torch is in use, by a function of its neighbours.

@@ -1,0 +1,163 @@
+"""How each kind of competitor is opened and run, in its own process.
+
+An opener takes the job and the inputs, loads libraries and the model, and returns a function that begins: what passes
+from there to the first answer is the competitor's own work (its session, its compilation). That gives the function that
+runs the model once, whose result is called to have the outputs as (name, array).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .workers import resolve
+
+Arrays = dict[str, np.ndarray]
+Run = Callable[[], Callable[[], Iterable[tuple[str, np.ndarray]]]]
+Begin = Callable[[], Run]
+
+
+def _bundle(job: dict[str, Any], inputs: Arrays) -> Begin:
+    import onnxruntime  # noqa: F401
+
+    from ..backends.bundle import open_bundle
+
+    def begin() -> Run:
+        bundle = open_bundle(Path(job["path"]), threads=job["threads"])
+
+        def run() -> Any:
+            found = bundle.run(inputs)
+            return found.items
+
+        return run
+
+    return begin
+
+
+def _onnx(job: dict[str, Any], inputs: Arrays) -> Begin:
+    import onnxruntime as ort
+
+    def begin() -> Run:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = job["threads"], 1
+        options.log_severity_level = 4
+        session = ort.InferenceSession(job["path"], options, providers=["CPUExecutionProvider"])
+        given = _named([i.name for i in session.get_inputs()], inputs)
+        names = [o.name for o in session.get_outputs()]
+
+        def run() -> Any:
+            found = session.run(None, given)
+            return lambda: list(zip(names, found, strict=True))
+
+        return run
+
+    return begin
+
+
+def _named(names: list[str], inputs: Arrays) -> Arrays:
+    """The inputs that a file takes, by its names for them; by their order where it has none of ours."""
+    if set(names) <= set(inputs):
+        return {name: inputs[name] for name in names}
+    if len(names) != len(inputs):
+        raise ValueError(f"takes the inputs {', '.join(names)}")
+    return dict(zip(names, inputs.values(), strict=True))
+
+
+def torch_threads(threads: int) -> None:
+    """So many threads for torch, in one pool."""
+    import torch
+
+    torch.set_num_threads(threads)
+    with suppress(RuntimeError):  # it was set before
+        torch.set_num_interop_threads(1)
+
+
+def fast_module(job: dict[str, Any]) -> Any:
+    """The model as a module that takes its inputs by position and returns a tuple, with torch's fused attention."""
+    source = resolve(job["source"])(job["model"], job["options"])
+    if source.form != "torch":
+        raise ValueError("the model is an ONNX file, and torch does not run those")
+    if hasattr(source.module, "set_attn_implementation"):
+        with suppress(ValueError):  # a model that has its own attention only
+            source.module.set_attn_implementation("sdpa")
+    return resolve(job["plain"])(source)
+
+
+def _tensors(inputs: Arrays) -> tuple[Any, ...]:
+    import torch
+
+    return tuple(torch.from_numpy(np.array(a, order="C")) for a in inputs.values())
+
+
+def _torch(job: dict[str, Any], inputs: Arrays) -> Begin:
+    torch_threads(job["threads"])
+    module = fast_module(job)
+    return lambda: _calling(module, module.outputs, _tensors(inputs))
+
+
+def _torch_compile(job: dict[str, Any], inputs: Arrays) -> Begin:
+    import torch
+
+    torch_threads(job["threads"])
+    torch._inductor.config.freezing = True  # weights are constants, which lets it pack them
+    module = fast_module(job)
+    compiled = torch.compile(module, dynamic=True)
+    return lambda: _calling(compiled, module.outputs, _tensors(inputs))
+
+
+def _aoti(job: dict[str, Any], inputs: Arrays) -> Begin:
+    import torch
+    import torch._inductor
+
+    torch_threads(job["threads"])
+
+    def begin() -> Run:
+        loaded = torch._inductor.aoti_load_package(job["path"])
+        return _calling(loaded, job["outputs"], _tensors(inputs))
+
+    return begin
+
+
+def _calling(call: Any, names: list[str], given: tuple[Any, ...]) -> Run:
+    import torch
+
+    def run() -> Any:
+        with torch.no_grad():
+            found = call(*given)
+        found = (found,) if isinstance(found, torch.Tensor) else found
+        return lambda: [(n, t.numpy()) for n, t in zip(names, found, strict=True)]
+
+    return run
+
+
+def _openvino(job: dict[str, Any], inputs: Arrays) -> Begin:
+    import openvino as ov
+
+    def begin() -> Run:
+        # Its default precision on many machines is bf16, which would be another computation.
+        compiled = ov.Core().compile_model(job["path"], "CPU", {
+            "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": job["threads"], "NUM_STREAMS": "1",
+            "PERFORMANCE_HINT": "LATENCY",
+        })  # fmt: skip
+        request = compiled.create_infer_request()
+        names = [min(i.get_names(), default="") for i in compiled.inputs]
+        given = dict(enumerate(_named(names, inputs).values()))
+        called = job.get("outputs") or [min(o.get_names(), default="") for o in compiled.outputs]
+
+        def run() -> Any:
+            found = request.infer(given, share_inputs=True, share_outputs=True)
+            return lambda: [(n, np.array(found[i])) for i, n in enumerate(called)]
+
+        return run
+
+    return begin
+
+
+OPEN: dict[str, Callable[[dict[str, Any], Arrays], Begin]] = {
+    "bundle": _bundle, "onnx": _onnx, "torch": _torch, "torch-compile": _torch_compile, "aoti": _aoti,
+    "openvino": _openvino,
+}  # fmt: skip
