@@ -79,8 +79,10 @@ class Work:
             self.program = _narrowed(program, asked)
             self.notes = ("from a captured graph, without answers of an original model to verify by",)
             return
-        progress("loading the model", 0.0)
-        self.source = open_source(model, asked) if source is None else source
+        if source is None:
+            progress("loading the model", 0.0)
+            source = open_source(model, asked)
+        self.source = source
         self.name, self.notes = self.source.name, tuple(self.source.notes)
         self._limit_length(asked=span is not None)
         lengths = {d for axes in self.source.axes().values() for d in axes.values() if d.isidentifier()}

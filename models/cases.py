@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .source import DTYPES, InputSpec, Source, to_torch
+from .source import DTYPES, InputSpec, Source, to_numpy, to_torch
 
 if TYPE_CHECKING:
     import torch
@@ -108,9 +108,22 @@ def make(
     reals = dict(others or {})
     sizes = {"batch": batch, **{name: own.shape[1] for name, own in reals.items()}}
     first = np.ones((batch, seq), bool) if real is None else real
-    return {
+    drawn = {
         s.name: _DRAWS[s.role](s, Shape(sizes, reals.get(_length(s), first)), seq, rng, draw) for s in source.inputs
     }
+    return drawn if source.phase == "prefill" or source.on_meta else drawn | _kept(source, first, rng, draw)
+
+
+def _kept(source: Source, real: np.ndarray, rng: np.random.Generator, draw: str) -> dict[str, np.ndarray]:
+    """What a decoder keeps of a drawn text: no arrays at random, by which a trained model would be thrown off."""
+    import torch
+
+    spec = next(s for s in source.inputs if s.role == "ids")
+    ids = _data(replace(spec, dims=real.shape), Shape({}, real), 0, rng, draw)
+    module: Any = source.module
+    with torch.no_grad():
+        kept = module.prefill(to_torch(ids), to_torch(real.astype(np.int64)))
+    return {name: to_numpy(tensor) for name, tensor in kept.items()}
 
 
 def samples(source: Source) -> dict[str, torch.Tensor]:

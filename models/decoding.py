@@ -17,7 +17,7 @@ import numpy as np
 
 from .cases import make
 from .errors import ModelError
-from .source import InputSpec, Source, describe, shapes_only, to_torch
+from .source import InputSpec, Source, describe, shapes_only, to_numpy, to_torch
 
 PAST = "past"
 _PROBE = 2  # tokens of the run that shows what the model keeps; one is a special case in some models
@@ -74,7 +74,7 @@ def prompted(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
     with torch.no_grad():
         cache = source.module.prefill(ids[:, :-1], mask[:, :-1])  # type: ignore[operator]
     given = {"input_ids": ids[:, -1:], "attention_mask": mask, **cache}
-    return {s.name: np.ascontiguousarray(given[s.name].numpy()) for s in source.inputs}
+    return {s.name: to_numpy(given[s.name]) for s in source.inputs}
 
 
 def _check_decodes(source: Source) -> None:

@@ -16,6 +16,7 @@ from ...ir.dims import Dim, Expr
 from ...ir.weight_file import write_whole
 from .table import size
 
+PIPED = 200  # columns of what goes into a pipe
 COUNTS = ("flops", "hardware_flops", "read_bytes", "written_bytes")
 Line = dict[str, Any]
 
@@ -25,24 +26,27 @@ def show(found: Line, depth: int = 4) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else PIPED, highlight=False)
     for line in head(found):
         console.print(Text(line), soft_wrap=True)
     symbolic = any(isinstance(found[c], str) for c in COUNTS)
+    hidden: dict[str, None] = {}
     for title, body in formulas(found, depth) if symbolic else tables(found, depth):
         console.print(Text(f"\n{title}", style="bold"))
-        console.print(body, soft_wrap=isinstance(body, Text))
-    for note in found["notes"]:
+        shown = body if isinstance(body, Text) else _table(_fitting(body, console.width, hidden))
+        console.print(shown, soft_wrap=isinstance(body, Text))
+    told = [f"too narrow for {', '.join(hidden)}; --json and --csv have them"] if hidden else []
+    for note in [*found["notes"], *told]:
         console.print(Text(f"note: {note}"), soft_wrap=True)
 
 
 def tables(found: Line, depth: int) -> list[tuple[str, Any]]:
-    """(title, table) of phases, modules and ops."""
+    """(title, lines) of phases, modules and ops."""
     whole, some = found["hardware_flops"], found["active_parameters"] != found["parameters"]
     return [
-        ("by phase", _table(phases(found))),
-        (f"{found['phase']} by module", _table([_module(b, whole, some) for b in branches(found, depth)])),
-        (f"{found['phase']} by op", _table([_op(r, whole) for r in found["by_op"]])),
+        ("by phase", phases(found)),
+        (f"{found['phase']} by module", [_module(b, whole, some) for b in branches(found, depth)]),
+        (f"{found['phase']} by op", [_op(r, whole) for r in found["by_op"]]),
     ]
 
 
@@ -225,6 +229,20 @@ def _share(part: int, whole: int) -> str:
 
 def _bytes(value: int | str) -> str:
     return size(value) if isinstance(value, int) else formula(value)
+
+
+def _fitting(lines: list[Line], width: int, hidden: dict[str, None]) -> list[Line]:
+    """The lines with as many columns as fit; those left out are added to `hidden`."""
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    wide = {c: max(len(c), *(len(line.get(c, "")) for line in lines)) + 2 for c in columns}
+    for name in _SPARE:
+        if sum(wide[c] for c in columns) > width and name in columns:
+            columns.remove(name)
+            hidden[name] = None
+    return [{c: line[c] for c in columns if c in line} for line in lines]
+
+
+_SPARE = ("active", "written", "parameters", "activation peak", "hardware FLOPs", "read", "KV cache", "count")
 
 
 def _table(lines: list[Line]) -> Any:

@@ -10,8 +10,8 @@ import torch
 
 import tundish
 from tundish.ir.diagnostics import CaptureError, TundishError
-from tundish.models.cases import STORED_BYTES, cases
-from tundish.models.decoding import decode_step
+from tundish.models.cases import cases
+from tundish.models.decoding import decode_step, prompted
 from tundish.models.errors import ModelError
 from tundish.models.open import open_model
 from tundish.work import Asked, Work
@@ -100,13 +100,33 @@ def test_the_model_itself_is_left_as_it_was():
     assert type(source.module) is kind and (source.call(given)["logits"] == before).all()
 
 
-def test_a_case_of_a_large_cache_stays_small():
+def test_the_longest_case_of_a_large_cache_is_cut(monkeypatch):
+    monkeypatch.setattr("tundish.models.cases.STORED_BYTES", 10_000)
     source = decode_step(open_model("gpt2-tiny"))
-    each = sum(s.dims[1] * s.dims[3] * 4 for s in source.inputs if len(s.dims) == 4)
-    for case in cases(source.replace(max_seq=None), (1, 2), (1, 10**6)):
-        assert sum(a.nbytes for a in case.inputs.values()) <= 2 * STORED_BYTES, case.name
-        assert case.inputs["attention_mask"][:, -1].all(), "the new token is real"
-    assert each == 3 * 2 * 32 * 4
+    each = 3 * 2 * 32 * 4 + 8 + 8  # three layers' keys and values, an id and a place in the mask
+    by_name = {case.name: case.inputs for case in cases(source, (1, 2), (1, 63))}
+    assert by_name["longest"]["attention_mask"].shape == (1, 10_000 // each + 1)
+    for name, inputs in by_name.items():
+        assert inputs["attention_mask"][:, -1].all(), (name, "the new token is real")
+
+
+def test_the_past_of_a_case_is_what_the_model_keeps():
+    """Numbers at random are further from anything that a trained model has seen than any text is."""
+    source = decode_step(open_model("llama-tiny"))
+    first = cases(source, (1, 4), (1, 63))[0].inputs
+    assert 0 < np.abs(first["past_value_0"]).max() < 1, "small weights keep small values"
+    layers = [first[f"past_key_{i}"] for i in range(3)]
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(layers, layers[1:], strict=False))
+
+
+def test_a_text_is_a_case_whose_last_token_is_the_new_one():
+    source = decode_step(open_model("gpt2-tiny"))
+    ids = np.array([[0, 0, 5, 6, 7], [4, 5, 6, 7, 8]])
+    mask = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    inputs = prompted(source, {"input_ids": ids, "attention_mask": mask})
+    assert inputs["input_ids"].tolist() == [[7], [8]] and inputs["past_key_0"].shape == (2, 4, 4, 8)
+    want = whole(open_model("gpt2-tiny").module, ids, mask)
+    np.testing.assert_allclose(source.call(inputs)["logits"], want, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "match"), [

@@ -8,6 +8,7 @@ import io
 import pytest
 
 from tundish.ir import dims
+from tundish.profiler.report import accounting
 from tundish.profiler.report.accounting import COUNTS, branches, count, formula, show, to_csv
 
 
@@ -70,6 +71,14 @@ def test_it_prints_every_part(capsys):
     for part in ("parameters  60", "by phase", "prefill by module", "layers.* ×3", "prefill by op", "note: a", "85.7%"):
         assert part in out, part
     assert "active" not in out
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(accounting, "PIPED", 80)
+    show(found())
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80 and "…" not in out
+    assert "too narrow for written" in out and "FLOP/byte" in out
 
 
 def test_experts_are_told_apart_from_what_a_token_uses(capsys):
