@@ -295,10 +295,13 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 
 def demo(output: str | Path = "demo", *, progress: Progress = silent) -> list[dict[str, Any]]:
-    """Compiles all-MiniLM-L6-v2 and SmolLM2-135M with their real weights, verifies them, and uses them."""
+    """Compiles all-MiniLM-L6-v2 and SmolLM2-135M with their real weights, verifies them, and uses them.
+
+    Ends with a profile of the latter as a page and a trace beside the bundles.
+    """
     from .profiler.demo import demonstrate
 
-    return demonstrate(compile, verify, Path(output), progress)
+    return demonstrate(compile, verify, profile, Path(output), progress)
 
 
 # -- what the verbs share -------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the bundles")] = Path("demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Compile two models with real weights, verify them, and use them."""
+    """Compile two models with real weights, verify them, use them, and profile one."""
     from . import api
 
     with api.stages(as_json) as progress:
