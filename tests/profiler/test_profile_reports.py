@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from browser_kit import opened
-from cli_kit import Command, command  # noqa: F401
+from cli_kit import Command, command, made  # noqa: F401
 from trace_kit import holds, parsed, protobuf, slices
 
 import tundish
@@ -18,27 +18,27 @@ from tundish.profiler.report.rows import read_json
 from tundish.profiler.report.timeline import MODULE
 
 
-def test_all_reports_of_one_run_say_the_same(command: Command, tmp_path: Path) -> None:
+def test_all_reports_of_one_run_say_the_same(command: Command, made: Path, tmp_path: Path) -> None:
     protobuf()
     files = ("--html", "p.html", "--trace", "p.pftrace", "--csv", "p.csv")
-    told = command("profile", "llama-tiny", "--seq", "16", "--repeats", "5", "--no-memory", *files, "--json")
+    told = command("profile", made / "bert.tundish", "--seq", "16", "--repeats", "5", "--no-memory", *files, "--json")
     assert told.code == 0, told.err
     (tmp_path / "p.json").write_text(told.out)
-    made = read_json(tmp_path / "p.json")
-    assert made.nodes and all(n.source for n in made.nodes)
-    holds(parsed(tmp_path / "p.pftrace"), made)
+    found = read_json(tmp_path / "p.json")
+    assert found.nodes and all(n.source for n in found.nodes)
+    holds(parsed(tmp_path / "p.pftrace"), found)
     lines = list(csv.DictReader((tmp_path / "p.csv").open()))
-    assert [line["name"] for line in lines] == [*(n.name for n in made.nodes), "unattributed"]
+    assert [line["name"] for line in lines] == [*(n.name for n in found.nodes), "unattributed"]
     with opened() as page:
         page.show(1280)
         page.open(tmp_path / "p.html")
         rows = page.ask("[...document.querySelectorAll('tr[data-node]')].map((r) => r.dataset.node)")
         cells = page.ask("[...document.querySelectorAll('[data-module]')].map((c) => c.dataset.module)")
-        assert sorted(rows) == sorted(n.name for n in made.nodes)
-        assert sorted(cells) == sorted(r.path for r in module_rows(made))
+        assert sorted(rows) == sorted(n.name for n in found.nodes)
+        assert sorted(cells) == sorted(r.path for r in module_rows(found))
         assert page.complaints == [] and page.requests == [(tmp_path / "p.html").as_uri()]
     told = command("diff", "p.json", "p.json", "--fail-above", "0%")
-    assert told.code == 0 and f"{len(made.nodes)} the same" in told.out and not told.err
+    assert told.code == 0 and f"{len(found.nodes)} the same" in told.out and not told.err
 
 
 @pytest.mark.slow
