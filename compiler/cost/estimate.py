@@ -102,7 +102,8 @@ class Costs:
             }
         levels: dict[str, dict[int, float]] = {}
         for b in c.bandwidths:
-            levels.setdefault(b.level, {})[b.threads] = b.read_bytes_per_s
+            # Bytes read and bytes written count alike, and a cache may take both at once: the faster of the two binds.
+            levels.setdefault(b.level, {})[b.threads] = max(b.read_bytes_per_s, b.copy_bytes_per_s)
         widths = {level: _at_threads(found, self.threads) for level, found in levels.items()}
         widths.setdefault("memory", min(widths.values()))
         return Roofline(_at_threads(peaks, self.threads), widths)

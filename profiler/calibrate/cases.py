@@ -204,13 +204,13 @@ def _elementwise(grid: Grid, pool: np.ndarray) -> Iterator[Case]:
         "mul": binary("mul"),
     }  # fmt: skip
     for name, make in makes.items():
-        yield _chain(pool, name, (1, ROWS, 1024), make, _rows(grid, 1, 16, 64, 128, 256, 512, 1024))
+        made = _chain(pool, name, (1, ROWS, 1024), make, _rows(grid, 1, 16, 64, 128, 256, 512, 1024))
+        yield Case(**{**vars(made), "base": handing_over(made)}) if name in ("add", "mul") else made
 
 
 def _second(b: Draft, x: Value) -> Value:
-    """The other operand, one for all copies."""
-    other = next((v for v in b.inputs if v.name == "y"), None)
-    return other if other is not None else b.given("y", *x.type.shape)
+    """The other operand, another for each copy: in a model it was computed before the last product read its weight."""
+    return b.given("y", *x.type.shape)
 
 
 def _norms(grid: Grid, pool: np.ndarray) -> Iterator[Case]:
@@ -307,7 +307,6 @@ def _moves(grid: Grid, pool: np.ndarray) -> Iterator[Case]:
     shape: tuple[Dim, ...] = (1, ROWS, 12, 64)
     makes: dict[str, tuple[tuple[Dim, ...], Make]] = {
         "transpose": (shape, lambda b, x: b.emit("transpose", x, perm=(0, 2, 1, 3))),
-        "reshape": (shape, lambda b, x: b.emit("reshape", x, shape=(1, ROWS, 768))),
         "concat": (shape, lambda b, x: b.emit("concat", x, _second(b, x), axis=1)),
         "slice": (shape, lambda b, x: b.emit("slice", x, axis=3, start=0, stop=32)),
         "split": ((1, ROWS, 2304), _split),
@@ -319,15 +318,28 @@ def _moves(grid: Grid, pool: np.ndarray) -> Iterator[Case]:
         outputs: list[Value] = []
         for i in range(_CHAIN):
             x = b.given(f"x{i}", *of, dtype=i64 if name == "gather" else f32)
-            before = len(b.nodes)
             make(b, x)
-            node = next(n for n in reversed(b.nodes[before:]))
+            node = b.nodes[-1]
             kernel = kernel or [node]
             outputs += node.outputs
         sizes = _rows(grid, 1, 16, 64, 128, 256, 512)
         moved = _case(b, name, kernel, _CHAIN, 0, sizes, outputs)
         yield Case(**{**vars(moved), "base": handing_over(moved)})
+    yield _reshapes(pool, _rows(grid, 1, 16, 64, 128, 256, 512))
     yield _chain(pool, "rotary", shape, _rotary, _rows(grid, 1, 16, 64, 128, 256, 512))
+
+
+def _reshapes(pool: np.ndarray, sizes: Sequence[Sizes]) -> Case:
+    """Between other nodes: what a backend does not run, or does in place, then costs what it costs in a model."""
+    shapes: tuple[tuple[Dim, ...], ...] = ((1, ROWS, 12, 64), (1, ROWS, 768))
+
+    def reshaped(b: Draft, x: Value) -> Value:
+        other = shapes[1] if x.type.rank == 4 else shapes[0]
+        return b.emit("relu", b.emit("reshape", x, shape=other))
+
+    made = _chain(pool, "reshape", shapes[0], reshaped, sizes)
+    base = _chain(pool, "relu", shapes[0], lambda b, x: b.emit("relu", x), sizes)
+    return Case(**{**vars(made), "kernel": made.kernel[:1], "base": base})
 
 
 def handing_over(case: Case) -> Case:

@@ -23,20 +23,25 @@ _BEYOND = 4  # a buffer this many times the last cache is in memory
 _LEAST_MEMORY = 256 << 20
 
 
-def thread_times(work: Sequence[Callable[[], object]]) -> float:
-    """Seconds from the moment that all threads stand ready until the last has done its part."""
+def thread_times(work: Sequence[Callable[[], object]], *, apart: bool = False) -> float:
+    """Seconds from the moment that all threads stand ready until the last has done its part.
+
+    apart: their parts share nothing, so what each spends on a processor counts, and not what others spend there.
+    """
     gate = threading.Barrier(len(work) + 1)
 
-    def run(part: Callable[[], object]) -> float:
+    def run(part: Callable[[], object]) -> tuple[float, float]:
         gate.wait()
+        began = time.thread_time()
         part()
-        return time.perf_counter()
+        return time.perf_counter(), time.thread_time() - began
 
     with ThreadPoolExecutor(len(work)) as pool:
-        ends = [pool.submit(run, part) for part in work]
+        parts = [pool.submit(run, part) for part in work]
         gate.wait()
         start = time.perf_counter()
-        return max(end.result() for end in ends) - start
+        ended, spent = zip(*(part.result() for part in parts), strict=True)
+        return max(spent) if apart else max(ended) - start
 
 
 def peaks(
@@ -60,7 +65,7 @@ def peaks(
         count = _passes(compiled)
         for n in threads:
             part = partial(compiled, count)
-            least, spread = best_of(partial(thread_times, [part] * n), runs, watch)
+            least, spread = best_of(partial(thread_times, [part] * n, apart=True), runs, watch)
             fewer = [p.flops_per_s for p in found if p.dtype == dtype]
             rate = max([n * count * ACCUMULATORS * unit.flops / least, *fewer])
             found.append(Peak(dtype=dtype, threads=n, flops_per_s=rate, spread=spread))
@@ -141,7 +146,8 @@ def _rate(
 ) -> tuple[float, float]:
     """Bytes per second of all threads at work, and the spread."""
     times = _passes(lambda k: thread_times([partial(w, k) for w in works]))
-    least, spread = best_of(partial(thread_times, [partial(w, times) for w in works]), runs, watch)
+    parts = [partial(w, times) for w in works]
+    least, spread = best_of(partial(thread_times, parts, apart=len(works) == 1), runs, watch)
     return times * pass_bytes / least, spread
 
 
