@@ -17,7 +17,7 @@ _REACH = 1.5  # in ln of a size: a neighbour this far speaks as loudly as the fi
 class Roofline:
     """A machine's ceilings at one number of threads and one element type.
 
-    peak_flops_per_s: of register-only multiply-adds. bandwidths: level -> bytes per second, read or written, nearest first.
+    peak_flops_per_s: of register-only multiply-adds. bandwidths: level -> bytes per second, the nearest level first.
     """
 
     peak_flops_per_s: float
