@@ -60,7 +60,7 @@ def _phase(work: Work, asked: Asked, symbolic: bool) -> dict[str, Any]:
     sizes = {n: s for n, s in named.items() if s is not None} if symbolic else full
     raised = after_passes(work.program, "reference")
     buffers = work.source.buffers() if work.source is not None else frozenset()
-    counted = account(raised, sizes, buffers=buffers, captured=work.program, decoder=_decodes(work), symbolic=symbolic)
+    counted = account(raised, sizes, buffers=buffers, captured=work.program, kept=_kept(work), symbolic=symbolic)
     rows = counted.to_json()
     tables = {name: rows.pop(name) for name in ("by_module", "by_op")}
     return {
@@ -69,10 +69,17 @@ def _phase(work: Work, asked: Asked, symbolic: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _decodes(work: Work) -> bool:
-    from .models.decoding import decodes
+def _kept(work: Work) -> dict[int, int] | None:
+    """What the model keeps of a token, where it can be asked; a decode step says it by its inputs."""
+    from .models.decoding import kept_bytes
+    from .models.errors import ModelError
 
-    return work.source is not None and (work.phase == "decode" or decodes(work.source))
+    if work.source is None or work.phase == "decode":
+        return None
+    try:
+        return kept_bytes(work.source)
+    except ModelError:  # it does not decode
+        return None
 
 
 def _summary(found: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from .cases import make
 from .errors import ModelError
-from .source import InputSpec, Source, describe, shapes_only, to_numpy, to_torch
+from .source import DTYPES, InputSpec, Source, describe, shapes_only, to_numpy, to_torch
 
 PAST = "past"
 _PROBE = 2  # tokens of the run that shows what the model keeps; one is a special case in some models
@@ -54,13 +54,14 @@ def decode_step(source: Source) -> Source:
     return described.replace(notes=step.notes)
 
 
-def decodes(source: Source) -> bool:
-    """Whether a model is a decoder that writes its text token by token: all its attention is over its own past."""
-    try:
-        _check_decodes(source)
-    except ModelError:
-        return False
-    return True
+def kept_bytes(source: Source) -> dict[int, int]:
+    """layer -> the bytes that a decoder keeps of one token of one row, as a run shows. Raises: ModelError."""
+    _check_decodes(source)
+    found: dict[int, int] = {}
+    for name, dtype, heads, size in _kept(source):
+        layer = int(name.rpartition("_")[2])
+        found[layer] = found.get(layer, 0) + heads * size * DTYPES[dtype].itemsize
+    return found
 
 
 def prompted(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

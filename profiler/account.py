@@ -5,7 +5,7 @@ Bytes are those of every op reading its inputs from memory and writing its outpu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -97,14 +97,14 @@ def account(
     entry: str | None = None,
     buffers: frozenset[str] = frozenset(),
     captured: Program | None = None,
-    decoder: bool = False,
+    kept: Mapping[int, int] | None = None,
     symbolic: bool = False,
 ) -> Account:
     """The work of one run, calls expanded. Without `bindings` it is symbolic in the program's symbols.
 
     buffers: names of weights that the model does not count as parameters (tables of positions and frequencies).
     captured: the program before any pass, whose names the parameters bear; passes name what they make of them anew.
-    decoder: all attention is over the model's own past, as in `kv_cache`.
+    kept: what the model is seen to keep of a token, by layer, as in `kv_cache`.
     symbolic: sizes that `bindings` leaves out stay symbols.
     Raises: GraphError naming every op that has no formula, with its place; RunError where a size is missing or out of
     range.
@@ -125,7 +125,7 @@ def account(
     return Account(
         sum(p.elements for p in counted), ops.total(), tuple(modules.rows()), tuple(by_op),
         round(sum(p.active for p in counted)), weights_bytes(program if captured is None else captured),
-        kv_cache(program, sizes, entry=entry, decoder=decoder),
+        kv_cache(program, sizes, entry=entry, kept=kept),
     )  # fmt: skip
 
 

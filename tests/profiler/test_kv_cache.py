@@ -12,6 +12,8 @@ from tundish.ir.dims import Range
 from tundish.ir.dtypes import DTYPES, f32
 from tundish.ir.graph import Program
 from tundish.ir.tensor import TensorType
+from tundish.models.decoding import kept_bytes
+from tundish.models.open import open_model
 from tundish.profiler.kv_cache import kv_cache
 from tundish.work import Asked, Work, after_passes
 
@@ -49,10 +51,11 @@ def test_a_window_keeps_its_last_tokens(past, tokens):
     assert (kept.window, kept.bytes, kept.bytes_per_token) == (8, 88 * tokens, 88)
 
 
-def test_who_looks_both_ways_keeps_nothing_unless_it_is_known_to_decode():
+def test_who_looks_both_ways_keeps_nothing_unless_the_model_is_seen_to():
     program = attending(S, S)
     assert kv_cache(program) == ()
-    assert len(kv_cache(program, decoder=True)) == 1
+    (kept,) = kv_cache(program, {"batch": 2, "seq": 5}, kept={0: 20})
+    assert (kept.bytes_per_token, kept.bytes) == (20, 2 * 5 * 20)
     assert len(kv_cache(attending(1, P + 1))) == 1, "one query against many keys is a step"
 
 
@@ -60,7 +63,7 @@ def test_a_step_keeps_what_it_is_given_and_gives_back(name="llama-tiny"):
     """Read off attention in both phases, it is what the step's own inputs and outputs hold."""
     work = Work(name, Asked(phase="decode"), lambda *_: None)
     at = {"batch": 2, "past": 9}
-    kept = kv_cache(after_passes(work.program, "reference"), at, decoder=True)
+    kept = kv_cache(after_passes(work.program, "reference"), at)
     entry = work.program.functions["forward"]
     held = {v.name: dims.evaluate(v.type.bytes, at) for v in entry.inputs if v.name.startswith("past")}
     given = sum(dims.evaluate(v.type.bytes, at) for n, v in zip(entry.output_names, entry.outputs, strict=True)
@@ -68,7 +71,26 @@ def test_a_step_keeps_what_it_is_given_and_gives_back(name="llama-tiny"):
     assert sum(k.bytes for k in kept) == given and len(held) == 2 * len(kept) == 6
     assert sum(k.bytes_per_token for k in kept) * 2 * 9 == sum(held.values())
     prefill = Work(name, Asked(), lambda *_: None)
-    whole = kv_cache(after_passes(prefill.program, "reference"), {"batch": 2, "seq": 10}, decoder=True)
+    raised, at = after_passes(prefill.program, "reference"), {"batch": 2, "seq": 10}
+    whole, read = kv_cache(raised, at, kept=kept_bytes(prefill.source)), kv_cache(raised, at)
+    assert whole == read, "its keys and values, as attention reads them"
     assert [k.bytes for k in whole] == [k.bytes for k in kept]
     assert [k.module for k in whole] == [k.module for k in kept]
     assert np.prod([2, 10]) * sum(k.bytes_per_token for k in whole) == given
+
+
+def test_a_latent_is_kept_as_it_is():
+    """DeepSeek-V3's attention widens what it keeps, which is one latent and one rotary part for all heads.
+
+    Source: DeepSeek-AI 2024, "DeepSeek-V2", section 2.1: kv_lora_rank + qk_rope_head_dim numbers a token and layer.
+    """
+    source = open_model("deepseek-v3-tiny")
+    config = source.module.config
+    numbers = config.kv_lora_rank + config.qk_rope_head_dim
+    assert kept_bytes(source) == dict.fromkeys(range(config.num_hidden_layers), 4 * numbers)
+
+
+def test_a_layer_that_reads_anothers_keeps_nothing():
+    """Nor is a layer lost whose attention could not be found."""
+    (kept,) = kv_cache(attending(S, S, causal=True), kept={7: 20})
+    assert (kept.module, kept.window, kept.bytes) == ("layer 7", 0, 20 * B * S)
