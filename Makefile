@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 .PHONY: help install demo test test-slow check format fuzz bench onnx-table clean distclean
 
 help:
-	@echo "make demo       install, compile two models with real weights, verify and use them"
+	@echo "make demo       install, compile two models with real weights, verify, use and profile them"
 	@echo "make test       install what tests need, run them (under 10 minutes on 2 cores)"
 	@echo "make test-slow  the tests left out of that: full-size models, a GPU where there is one"
 	@echo "make check      ruff, mypy and the fast tests, under a minute"
