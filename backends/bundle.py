@@ -28,6 +28,7 @@ class Bundle:
 
     def __init__(self, path: Path, manifest: Manifest, threads: int | None = None) -> None:
         self.path, self.manifest, self._threads = path, manifest, threads
+        self.run_options: Mapping[str, str] = {}  # in place of the manifest's, to measure what else could be set
         self.entries: dict[str, Signature] = {name: e.signature for name, e in manifest.entries.items()}
         self._runners: dict[int | None, Runner] = {}
 
@@ -81,7 +82,8 @@ class Bundle:
         threads = threads or self._threads
         if threads not in self._runners:
             m = self.manifest
-            built = Built(self.path / m.backend, self.weights, self.entries, m.options)
+            options = {**m.options, "run": dict(self.run_options)} if self.run_options else m.options
+            built = Built(self.path / m.backend, self.weights, self.entries, options)
             self._runners[threads] = registry.get(m.backend).open(built, threads=threads)
         return self._runners[threads]
 

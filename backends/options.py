@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
 
 from ..compiler.plan import Guard, Variant
+from ..compiler.tuning import Choice
 from ..ir.diagnostics import LoadError
 
 TARGETS = ("cpu", "cuda")
+MOST_THREADS = 4096
+SWITCHES = ("spinning", "arena")  # what ONNX Runtime has on unless it is told otherwise
 _T = TypeVar("_T")
 
 
@@ -41,19 +45,45 @@ class OrtOptions(msgspec.Struct, frozen=True):
 
     models: dict[str, list[ModelFile]]
     target: str
+    run: dict[str, str] = {}
 
     def __post_init__(self) -> None:
+        for name, value in self.run.items():
+            _check_run(name, value)
         if self.target not in TARGETS:
             raise ValueError(f"there is no target {self.target!r}")
         for file in self.files():
             if "/" in file or file in ("", ".", ".."):
                 raise ValueError(f"{file!r} is not a plain file name")
 
+    @property
+    def threads(self) -> int | None:
+        """The threads that were measured to be best, of those that there are; None where the bundle says nothing."""
+        said = self.run.get("threads")
+        return None if said is None else min(int(said), len(os.sched_getaffinity(0)))
+
     def files(self) -> Iterator[str]:
         return (m.file for variants in self.models.values() for m in variants)
 
     def variants(self) -> dict[str, list[Variant]]:
         return {entry: [m.variant for m in variants] for entry, variants in self.models.items()}
+
+
+def runs(cores: int) -> tuple[Choice, ...]:
+    """What can be set when ONNX Runtime opens a bundle: threads (all cores, and halves of that), the switches."""
+    counts = [max(1, cores)]
+    while counts[-1] > 1:
+        counts.append(counts[-1] // 2)
+    switches = (Choice(name, ("on", "off"), at_run=True) for name in SWITCHES)
+    return Choice("threads", tuple(map(str, counts)), at_run=True), *switches
+
+
+def _check_run(name: str, value: str) -> None:
+    if name == "threads":
+        if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= MOST_THREADS):
+            raise ValueError(f"{value[:40]!r} is not a number of threads")
+    elif name not in SWITCHES or value not in ("on", "off"):
+        raise ValueError(f"there is no {name[:40]!r} that can be {value[:40]!r}")
 
 
 class ReferenceOptions(msgspec.Struct, frozen=True):

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .tuning import Choice
+
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """A fused kernel that a backend takes: an anchor op and the ops after it, in order."""
+    """A fused kernel that a backend takes: an anchor op and the ops after it, in order.
+
+    usual: it is taken where nothing was measured.
+    """
 
     anchor: str
     epilogue: tuple[str, ...]
+    usual: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,8 @@ class Capabilities:
     joins:   groups of projections of one input that it runs faster as one product: `qkv`, `gate_up`.
     wide_inside: ops that keep their statistics in f32 themselves, whatever they are given; the others among those
       that must (`Op.keeps_f32`) get casts around them.
+    kernels: op -> the names of the kernels that it has for it, the usual one first.
+    runs:    what can be set when a bundle is opened.
     """
 
     backend: str
@@ -37,3 +45,5 @@ class Capabilities:
     joins: frozenset[str] = frozenset()
     targets: frozenset[str] = frozenset({"cpu"})
     wide_inside: frozenset[str] = frozenset()
+    kernels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    runs: tuple[Choice, ...] = ()

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from ..ir.diagnostics import CompileError, ours
 from ..ir.graph import Program
+from .passes.choose import choose
 from .passes.clean import clean
 from .passes.fold import fold_layers
 from .passes.fuse_epilogues import fuse_epilogues
@@ -47,6 +48,7 @@ PASSES: tuple[Pass, ...] = (
     legalize,
     hoist,
     clean,
+    choose,
     plan_memory,
 )
 OnPass = Callable[[str, int, int], None]
@@ -97,7 +99,8 @@ def _run(step: Pass, plan: Plan, task: Task, before: Collection[str]) -> Plan:
     if step.optimizes and not task.fuse:
         return plan
     done = step(plan.program, task)
-    return plan.replace(program=done.program, notes=_merge(plan.notes, done.notes))
+    picks = tuple(dict.fromkeys((*plan.picks, *done.picks)))
+    return plan.replace(program=done.program, notes=_merge(plan.notes, done.notes), picks=picks)
 
 
 def _merge(notes: tuple[Note, ...], more: tuple[Note, ...]) -> tuple[Note, ...]:

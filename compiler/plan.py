@@ -9,6 +9,7 @@ from typing import Any
 
 from ..ir.diagnostics import Where
 from ..ir.graph import Program
+from .tuning import Pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Plan:
     """entries: name -> variants, of which the first whose guard holds runs.
 
     decisions: pass name -> what it decided, keyed inside by (function, call path, node) where it differs by node.
+    picks: what passes chose that a tuner could choose otherwise, each place once.
     """
 
     program: Program
@@ -54,6 +56,7 @@ class Plan:
     target: str
     decisions: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    picks: tuple[Pick, ...] = ()
 
     def replace(self, **changes: Any) -> Plan:
         return dataclasses.replace(self, **changes)

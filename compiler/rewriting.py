@@ -12,6 +12,7 @@ from ..ir.graph import Graph, Node, Program, Value, callee, producers
 from ..ir.op import Op
 from .pattern import Match, Rule
 from .plan import Note
+from .tuning import Pick
 
 MOST_SWEEPS = 100
 
@@ -24,10 +25,11 @@ class Event(NamedTuple):
 
 
 class Rewritten(NamedTuple):
-    """What a rewrite gives back: the new program, and its notes."""
+    """What a rewrite gives back: the new program, its notes, and what it chose that could be chosen otherwise."""
 
     program: Program
     notes: tuple[Note, ...] = ()
+    picks: tuple[Pick, ...] = ()
 
 
 class RuleBuilder(Rebuilder):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..ir.dims import Range
 from .capabilities import Capabilities
 from .hardware.machine import Machine
+from .tuning import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Task:
     """Machine, backend capabilities, precision, and the ranges of the symbols.
 
     fuse: False leaves every op as captured (for comparison and for bisecting).
+    tuning: what was measured to be the fastest, where a pass may choose; model: the key of this model in it.
     """
 
     machine: Machine
@@ -34,3 +36,5 @@ class Task:
     precision: Precision = Precision()
     ranges: Mapping[str, Range] = field(default_factory=dict)
     fuse: bool = True
+    tuning: Table = Table()
+    model: str = ""

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from ...compiler.capabilities import Capabilities, Fusion
 from ...compiler.hardware.machine import Machine
+from ...compiler.passes.choose import KERNELS, RUN
 from ...compiler.plan import Plan
 from ...ir.diagnostics import BuildError
 from ...ir.weights import TensorFile
 from ..base import Built, Runner
+from ..options import runs
 from ..signature import signatures
-from .lower import DEFAULT_OPSET, STRUCTURE, declined, decomposed, table
-from .lower_fused import FUSED
+from .lower import DEFAULT_OPSET, STRUCTURE, declined, decomposed, kernels, table
+from .lower_fused import FUSED, RARE
 from .nodes import map_file, write_map
 from .runner import OrtRunner
 from .sessions import PROVIDERS
@@ -48,7 +50,9 @@ class OnnxRuntime:
             declined=declined(self.opset, self.portable),
             dtypes=frozenset({"f32", "f16", "bf16", "i64", "i32", "bool"}),
             targets=frozenset(PROVIDERS),
-            fusions=frozenset() if self.portable else frozenset(Fusion(*key) for key in FUSED),
+            fusions=frozenset() if self.portable else frozenset(Fusion(*key, key not in RARE) for key in FUSED),
+            kernels={} if self.portable else kernels(),
+            runs=runs(machine.cores) if machine.target == "cpu" else (),
         )
 
     def build(self, plan: Plan, out: Path, weights: Path) -> Built:
@@ -66,7 +70,7 @@ class OnnxRuntime:
         for entry, variants in plan.entries.items():
             models[entry] = []
             for i, variant in enumerate(variants):
-                model = emit(plan.program, variant.function)
+                model = emit(plan.program, variant.function, kernels=plan.decisions.get(KERNELS))
                 spans = {key: (weights.name, *stored.span(key)) for key in model.weights}
                 text = proto(model, external(model, spans, stored.__getitem__)).SerializeToString(deterministic=True)
                 file = f"{entry}.{i}.onnx" if i else f"{entry}.onnx"
@@ -74,7 +78,8 @@ class OnnxRuntime:
                 write_map(out / map_file(file), variant.function, {n.name: n.keys for n in model.nodes})
                 guard = variant.guard
                 models[entry].append({"guard": [guard.symbol, guard.op, guard.value], "file": file})
-        return Built(out, weights, signatures(plan), {"models": models, "target": plan.target})
+        run = {"run": dict(plan.decisions[RUN])} if RUN in plan.decisions else {}
+        return Built(out, weights, signatures(plan), {"models": models, "target": plan.target, **run})
 
     def open(self, built: Built, *, threads: int | None = None) -> Runner:
         return OrtRunner(built, threads)

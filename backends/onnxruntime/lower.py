@@ -22,6 +22,8 @@ Table = dict[str, Lowering]
 STANDARD: Table = {}  # standard operators, opset 17 and later
 SINCE: dict[int, Table] = {18: {}, 20: {}, 23: {}}  # better forms that a later opset brings
 FAST: Table = {}  # ONNX Runtime's own operators, where they are faster
+OTHERS: dict[str, Table] = {}  # op -> other kernels for it, by name, for the tuner to measure against the usual one
+USUAL = "usual"
 OLDEST_OPSET, NEWEST_OPSET, DEFAULT_OPSET = 17, 24, 23
 
 STRUCTURE = frozenset({"weight", "constant", "dim_value", "call", "fused"})  # emitted by the walk itself
@@ -44,6 +46,17 @@ def lowers(table: Table, *names: str) -> Callable[[Lowering], Lowering]:
     return enter
 
 
+def another(op: str, kernel: str) -> Callable[[Lowering], Lowering]:
+    """Enters one more lowering of an op, which is taken only where it was measured to be faster."""
+    return lowers(OTHERS.setdefault(op, {}), kernel)
+
+
+def kernels() -> dict[str, tuple[str, ...]]:
+    """The names of the lowerings of each op that has several."""
+    table()
+    return {op: (USUAL, *others) for op, others in OTHERS.items()}
+
+
 @lru_cache
 def table(opset: int = DEFAULT_OPSET, portable: bool = False) -> Mapping[str, Lowering]:
     """Op name -> lowering at that opset; `portable` leaves out ONNX Runtime's own operators."""
@@ -56,6 +69,7 @@ def table(opset: int = DEFAULT_OPSET, portable: bool = False) -> Mapping[str, Lo
         lower_norm,
         lower_reduce,
         lower_shape,
+        other_kernels,
     )
 
     layers = [STANDARD, *(SINCE[v] for v in sorted(SINCE) if v <= opset), *([] if portable else [FAST])]

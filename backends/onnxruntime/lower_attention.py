@@ -82,7 +82,7 @@ def _attention(to: Emit, node: Node) -> str:
         scores = to("Add", scores, bias)
     allowed = _all(to, _mask(to, mask), _band(to, node, a["causal"], a["window"]))
     if allowed is not None:
-        scores = to("Where", allowed, scores, to.scalar(_LOWEST[dtype.name], dtype))
+        scores = to("Where", allowed, scores, to.scalar(LOWEST[dtype.name], dtype))
     weights = to("Softmax", scores, axis=-1) if sinks is None else _with_sinks(to, scores, sinks, node)
     if allowed is not None:  # a row of lowest values alone would give an average
         weights = to("Where", allowed, weights, to.scalar(0.0, dtype))
@@ -90,7 +90,7 @@ def _attention(to: Emit, node: Node) -> str:
     return to.transpose(out, 0, 2, 1, 3)
 
 
-_LOWEST = {"f32": -3.4028235e38, "f64": -1.7976931348623157e308, "f16": -65504.0, "bf16": -3.3895314e38}
+LOWEST = {"f32": -3.4028235e38, "f64": -1.7976931348623157e308, "f16": -65504.0, "bf16": -3.3895314e38}
 
 
 def _keys(to: Emit, x: Value, q: Value, *perm: int) -> str:
@@ -119,7 +119,7 @@ def _no_filter(to: Emit, bias: Value) -> str:
     """The bias without f32's least number, which the operator takes for -inf: a row of it alone would give 0."""
     if bias.type.dtype.name != "f32":
         return to.name(bias)
-    least, nearly = (to.scalar(x, bias.type.dtype) for x in (_LOWEST["f32"], 0.99 * _LOWEST["f32"]))
+    least, nearly = (to.scalar(x, bias.type.dtype) for x in (LOWEST["f32"], 0.99 * LOWEST["f32"]))
     return str(to("Where", to("Equal", bias, least), nearly, bias))
 
 

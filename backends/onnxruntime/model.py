@@ -36,14 +36,17 @@ class Model:
     types: Mapping[str, TensorType]
 
 
-def emit(program: Program, function: str, *, opset: int = DEFAULT_OPSET, portable: bool = False) -> Model:
-    """The entry as ONNX nodes. Raises: BuildError on an op that cannot be lowered, with the user's line."""
+def emit(
+    program: Program, function: str, *, opset: int = DEFAULT_OPSET, portable: bool = False,
+    kernels: Mapping[tuple[str, str], str] | None = None,
+) -> Model:  # fmt: skip
+    """The entry as ONNX nodes; `kernels` as `choose` decided. Raises: BuildError on an op that cannot be lowered, with the user's line."""
     graph = program.functions[function]
     to = Emit(opset, portable, program.symbols)
     for name in (*(v.name for v in graph.inputs), *graph.output_names):
         to.take(name)
     to.sizes.learn(graph.inputs)
-    made = Walk(program, to, table(opset, portable)).graph(graph, [v.name for v in graph.inputs])
+    made = Walk(program, to, table(opset, portable), kernels).graph(graph, [v.name for v in graph.inputs])
     nodes = _alive(_name_outputs(to, made, graph), graph.output_names)
     used = {name for node in nodes for name in node.inputs}
     weights = {key: name for key, name in to.weights.items() if name in used}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from ...ir.diagnostics import RunError
 from ..base import Built, Profiled
 from ..options import OrtOptions, typed
 from ..signature import choose, known_entry
-from .sessions import session
+from .sessions import session, switch
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -34,8 +34,8 @@ class OrtRunner:
     """An opened set of models: one session per variant, opened when it first runs."""
 
     def __init__(self, built: Built, threads: int | None) -> None:
-        self.built, self.threads = built, threads
         self._options = typed(built.options, OrtOptions)
+        self.built, self.threads = built, threads or self._options.threads
         self._variants = self._options.variants()
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
 
@@ -43,8 +43,14 @@ class OrtRunner:
         """The session of one of the model files."""
         if file not in self._sessions:
             path = self.built.folder / file
-            self._sessions[file] = session(path, self.built.weights, self._options.target, self.threads)
+            self._sessions[file] = session(path, self.built.weights, self._options.target, self.threads, self._set)
         return self._sessions[file]
+
+    def _set(self, options: Any, more: Callable[[Any], None] | None = None) -> None:
+        """What the bundle says of how it is opened, and then what a caller wants besides."""
+        switch(options, self._options.run)
+        if more is not None:
+            more(options)
 
     def run(
         self, entry: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
@@ -72,7 +78,9 @@ class OrtRunner:
         if target != "cpu":
             raise RunError(f"profiling on {target} is not built yet", hint="compile with --target cpu")
         return profiled(
-            lambda adjust: session(self.built.folder / file, self.built.weights, target, self.threads, adjust),
+            lambda adjust: session(
+                self.built.folder / file, self.built.weights, target, self.threads, lambda o: self._set(o, adjust)
+            ),
             lambda opened: fed(opened, names, inputs), self.built.folder / file, self.threads,
             warmup=warmup, repeats=repeats,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,3 +58,10 @@ def session_options(ort: Any, threads: int | None) -> Any:
     options.log_severity_level = 4  # its lines would stand beside our own message on stderr
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     return options
+
+
+def switch(options: Any, run: Mapping[str, str]) -> None:
+    """Sets what a bundle says of how it is opened: `spinning` and `arena`, on or off. Threads are set by number."""
+    options.enable_cpu_mem_arena = run.get("arena") != "off"
+    if run.get("spinning") == "off":
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")

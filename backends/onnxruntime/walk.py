@@ -14,15 +14,24 @@ from ...ir.weights import Recipe
 from ..weight_out import derived_weights
 from .emit import Emit
 from .kernels import ABSENT, NATIVE
-from .lower import DECLINED, Lowering
+from .lower import DECLINED, OTHERS, Lowering
 from .lower_fused import FUSED, parts
 
 
 class Walk:
     """One emission of a program's graphs into an `Emit`."""
 
-    def __init__(self, program: Program, to: Emit, table: Mapping[str, Lowering]) -> None:
+    def __init__(
+        self, program: Program, to: Emit, table: Mapping[str, Lowering],
+        kernels: Mapping[tuple[str, str], str] | None = None,
+    ) -> None:  # fmt: skip
+        """kernels: (function, node's first output) -> the kernel to take in place of the usual one."""
         self.program, self.to, self.table = program, to, table
+        self._chosen = {
+            node: OTHERS[node.op.name][kernels[name, node.outputs[0].name]]
+            for name, graph in program.functions.items() if kernels
+            for node in graph.nodes if (name, node.outputs[0].name) in kernels
+        }  # fmt: skip
         self._special = {
             "weight": self._weight, "constant": self._constant, "dim_value": self._dim_value,
             "call": self._call, "fused": self._fused,
@@ -124,7 +133,7 @@ class Walk:
         narrow = self._narrow(node)
         if narrow is not None:
             return self._widened(node, narrow)
-        lowering = self.table.get(node.op.name)
+        lowering = self._chosen.get(node) or self.table.get(node.op.name)
         if lowering is None:
             return self._decomposed(node)
         names = lowering(self.to, node)

@@ -9,9 +9,11 @@ from ...ir.graph import Graph, Node, Program, Value, producers, users
 from ..capabilities import Fusion
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, notes_of
 from ..task import Task
+from ..tuning import Choice, Pick, node_dtype, shape_class
 from .registry import rewrite
 
 NORMS = ("rms_norm", "layer_norm")
+FUSED, APART = "fused", "apart"
 Bodies = dict[tuple[object, ...], str]
 
 
@@ -21,6 +23,7 @@ class Chain(NamedTuple):
     fusion: Fusion
     nodes: tuple[Node, ...]
     kept: tuple[Value, ...]
+    pick: Pick
 
 
 @rewrite("fuse_epilogues", optimizes=True)
@@ -33,28 +36,39 @@ def fuse_epilogues(program: Program, task: Task) -> Rewritten:
     bodies: Bodies = {}
     made: dict[str, Graph] = {}
     events: dict[str, list[Event]] = {}
+    picks: dict[Pick, None] = {}
     fused_already = {n.attrs["function"] for g in program.functions.values() for n in g.nodes if n.op.name == "fused"}
     for name, graph in program.functions.items():
         if name in fused_already:
             functions[name] = graph
             continue
-        chains, declined = _chains(graph, fusions)
+        found, declined = _chains(graph, fusions, task)
+        picks.update(dict.fromkeys(c.pick for c in found))
+        chains = [c for c in found if c.pick.option == FUSED]
         taken = (*program.functions, *made)
         functions[name] = _replace(graph, chains, bodies, made, taken) if chains else graph
-        events[name] = [_event(c) for c in chains] + declined
+        events[name] = [_event(c) for c in found if c in chains or c.pick.answer] + declined
     changed = program.replace(functions={**made, **functions})
-    return Rewritten(changed, notes_of(changed, "fuse_epilogues", events))
+    return Rewritten(changed, notes_of(changed, "fuse_epilogues", events), tuple(picks))
 
 
 def _event(chain: Chain) -> Event:
-    return Event(f"{_spoken(chain.fusion)} is one kernel", chain.nodes[-1].where)
+    done = "is one kernel" if chain.pick.option == FUSED else "runs as single kernels"
+    return Event(f"{_spoken(chain.fusion)} {done}{chain.pick.why}", chain.nodes[-1].where)
+
+
+def _pick(fusion: Fusion, anchor: Node, task: Task) -> Pick:
+    """One kernel or several, by what was measured for these sizes, else as the backend does usually."""
+    choice = Choice("fuse", (FUSED, APART) if fusion.usual else (APART, FUSED))
+    return task.tuning.pick(choice, _spoken(fusion), shape_class(anchor), node_dtype(anchor))
 
 
 def _spoken(fusion: Fusion) -> str:
     return " + ".join((fusion.anchor, *fusion.epilogue))
 
 
-def _chains(graph: Graph, fusions: Sequence[Fusion]) -> tuple[list[Chain], list[Event]]:
+def _chains(graph: Graph, fusions: Sequence[Fusion], task: Task) -> tuple[list[Chain], list[Event]]:
+    """The chains that could be one kernel, those that are left apart too: their nodes may be part of others."""
     used, outside, made_by = users(graph), set(graph.outputs), producers(graph)
     taken: set[Node] = set()
     chains: list[Chain] = []
@@ -66,8 +80,8 @@ def _chains(graph: Graph, fusions: Sequence[Fusion]) -> tuple[list[Chain], list[
             nodes, reason = _follow(node, fusion, used, outside)
             kept = _kept(nodes, used, outside)
             if reason is None and not taken.intersection(nodes) and not _waits(nodes, kept, made_by):
-                chains.append(Chain(fusion, nodes, kept))
-                taken.update(nodes)
+                chains.append(Chain(fusion, nodes, kept, _pick(fusion, node, task)))
+                taken.update(nodes if chains[-1].pick.option == FUSED else ())
             elif reason:
                 declined.append(Event(f"{_spoken(fusion)} declined: {reason}", node.where))
     return chains, [d for d in declined if d.where not in {c.nodes[0].where for c in chains}]

@@ -8,6 +8,7 @@ from ...ir.graph import Graph, Node, Program, Value, users
 from ..analysis import static_values
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, in_order, notes_of
 from ..task import Task
+from ..tuning import Choice, Pick, node_dtype
 from .registry import rewrite
 
 # group -> (the op where its projections meet, what they may pass through on the way there)
@@ -15,6 +16,7 @@ MEETINGS = {
     "qkv": ("attention", frozenset({"reshape", "transpose", "rotary", "rms_norm", "layer_norm", "cast"})),
     "gate_up": ("mul", frozenset({"silu", "gelu", "relu", "sigmoid", "cast"})),
 }
+JOINED, APART = "joined", "apart"
 Users = dict[Value, list[Node]]
 
 
@@ -23,24 +25,33 @@ def fuse_projections(program: Program, task: Task) -> Rewritten:
     """One `linear` on joined weights and a `split`, for the groups that the backend gains from."""
     functions: dict[str, Graph] = {}
     events: dict[str, list[Event]] = {}
+    picks: list[Pick] = []
     static = static_values(program)
     for name, graph in program.functions.items():
-        functions[name], events[name] = _fuse(graph, static[name], task)
-    return Rewritten(program.replace(functions=functions), notes_of(program, "fuse_projections", events))
+        functions[name], events[name] = _fuse(graph, static[name], task, picks)
+    return Rewritten(
+        program.replace(functions=functions), notes_of(program, "fuse_projections", events), tuple(picks)
+    )
 
 
-def _fuse(graph: Graph, static: set[Value], task: Task) -> tuple[Graph, list[Event]]:
+def _fuse(graph: Graph, static: set[Value], task: Task, picks: list[Pick]) -> tuple[Graph, list[Event]]:
     used = users(graph)
     events: list[Event] = []
     joined: dict[Node, Sequence[Node]] = {}
     for group, nodes in _groups(graph, used):
         what = f"the {len(nodes)} projections {group} of one input"
-        reason = _why_not(nodes, static, group, task)
+        reason, why = _why_not(nodes, static), ""
+        if reason is None:
+            pick = _pick(nodes, group, task)
+            picks.append(pick)
+            why = pick.why
+            if pick.option == APART:
+                reason = f"{task.capabilities.backend} gains nothing from joining {group}"
         if reason is None:
             joined[nodes[0]] = nodes
-            events.append(Event(f"{what} are one product", nodes[0].where))
+            events.append(Event(f"{what} are one product{why}", nodes[0].where))
         else:
-            events.append(Event(f"{what} declined: {reason}", nodes[0].where))
+            events.append(Event(f"{what} declined: {reason}{why}", nodes[0].where))
     return (_join(graph, joined) if joined else graph), events
 
 
@@ -77,9 +88,15 @@ def _meeting(node: Node, group: str, used: Users) -> Node | None:
     return None
 
 
-def _why_not(nodes: Sequence[Node], static: set[Value], group: str, task: Task) -> str | None:
-    if group not in task.capabilities.joins:
-        return f"{task.capabilities.backend} gains nothing from joining {group}"
+def _pick(nodes: Sequence[Node], group: str, task: Task) -> Pick:
+    """Joined or apart, by what was measured for these sizes, else as the backend's `joins` say."""
+    options = (JOINED, APART) if group in task.capabilities.joins else (APART, JOINED)
+    inner = nodes[0].inputs[1].type.shape[0]  # type: ignore[union-attr]
+    outer = "+".join(str(n.output.type.shape[-1]) for n in nodes)
+    return task.tuning.pick(Choice("join", options), group, f"{inner}x{outer}", node_dtype(nodes[0]))
+
+
+def _why_not(nodes: Sequence[Node], static: set[Value]) -> str | None:
     if len({len(n.inputs) > 2 and n.inputs[2] is not None for n in nodes}) > 1:
         return "some have a bias and some have none"
     if any(v is not None and v not in static for n in nodes for v in n.inputs[1:]):
