@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         run,
         show,
         targets,
+        tune,
         verify,
     )
 
@@ -48,6 +49,7 @@ __all__ = [
     "run",
     "show",
     "targets",
+    "tune",
     "verify",
 ]
 

@@ -29,15 +29,15 @@ from .profiler.report.terminal import show as show_profile
 from .profiler.report.write import check_files as check_reports
 from .profiler.report.write import write as write_reports
 from .profiling import profile
-from .work import Asked, Span, Work, after_passes
+from .tuned import tune
+from .work import PRECISIONS, Asked, Span, Work, after_passes
 
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "calibrate", "capture",
     "check_reports", "compile", "demo", "diff", "doctor", "explain", "export", "load", "models", "ops", "pairs",
     "profile", "read_percent", "run", "show", "show_account", "show_diff", "show_profile", "stages", "summary",
-    "table", "targets", "verify", "version", "write_reports",
+    "table", "targets", "tune", "verify", "version", "write_reports",
 ]  # fmt: skip
-PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 NOTES = "notes.json"
 
 
@@ -58,6 +58,7 @@ def compile(
     past: Span = None,
     print_after: str | None = None,
     verified: bool = False,
+    tuning: str | Path | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Compiles a model into a bundle: captured, optimised, built, with the original's answers stored beside it.
@@ -73,11 +74,14 @@ def compile(
     phase:     `decode` compiles one step of a decoder: one token a row, whose other inputs are the keys and values of
                `past` tokens before it (1..512, or what the model can take), and which gives them back with one more.
     verified:  replay the recorded cases before the bundle takes its place; one that fails is not written.
+    tuning:    the table that `tune` wrote, or `none`; by default this chip's, where there is one.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
     from .backends.registry import get
     from .compiler.driver import compile_program, pass_names
     from .compiler.hardware.machine import this_machine
+    from .compiler.tuning import model_key
+    from .compiler.tuning_file import choose_table, engine_of
     from .ir.text import to_text
     from .profiler.parity import check, record
 
@@ -93,11 +97,13 @@ def compile(
         raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
     if output is not None:
         check_place(Path(output))
+    chosen = choose_table(tuning, machine, engine_of(backend, engine.versions()))
     work = Work(model, Asked(task, batch, seq, inputs, fixed, packed, phase, past), progress)
-    dtype = PRECISIONS[precision]
+    dtype, key = PRECISIONS[precision], model_key(work.program)
     plan = compile_program(
         work.program,
-        Task(machine, capabilities, Precision(weights=dtype, compute=dtype), work.program.symbols),
+        Task(machine, capabilities, Precision(weights=dtype, compute=dtype), work.program.symbols,
+             tuning=chosen.table, model=key),
         print_after=(print_after,) if print_after else (),
         on_pass=lambda name, i, n: progress("optimising", 0.4 + 0.15 * i / n),
     )
@@ -109,8 +115,9 @@ def compile(
     with ours(lambda: to_text(plan.program), CheckError, RunError):
         bundle = write_bundle(
             folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
-            info={"precision": precision, "dtype": dtype, "memory": _memory(plan), "notes": list(work.notes),
-                  "task": task, "fixed": work.settled, "packed": packed, "phase": phase},
+            info={"precision": precision, "dtype": dtype, "memory": _memory(plan),
+                  "notes": [*work.notes, *([chosen.note] if chosen.note else [])], "tuning": chosen.info,
+                  "model": key, "task": task, "fixed": work.settled, "packed": packed, "phase": phase},
             check=(lambda made: check(made, dtype)) if verified else None,
         )  # fmt: skip
     if finalize is not None:
@@ -291,6 +298,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "phase": m.info.get("phase", "prefill"),
         "sizes": {n: str(Range(*span)) for e in bundle.entries.values() for n, span in e.symbols.items()},
         "memory": m.info.get("memory", {}), "notes": m.info.get("notes", []),
+        "tuning": m.info.get("tuning") or "defaults",
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_measuring, cli_profiling  # noqa: F401  (their commands join the group)
+from . import cli_measuring, cli_profiling, cli_tuning  # noqa: F401  (their commands join the group)
 from .cli_base import (
     AsJson,
     BackendName,
@@ -74,6 +74,7 @@ def compile(
     explain: Annotated[bool, typer.Option(help="what each pass did, and declined to do")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="write only a bundle that passes its own cases")] = False,
     print_after: Annotated[str | None, typer.Option(help="print the program after this pass")] = None,
+    tuning: Annotated[str | None, typer.Option(help="a table of `tundish tune`, or none; else this chip's")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model into a bundle that runs without PyTorch."""
@@ -83,7 +84,7 @@ def compile(
         bundle = api.compile(
             model, output, target=target, backend=backend, task=task, batch=batch, seq=seq, precision=precision,
             packed=packed, phase=phase, past=past, fixed=_assignments(fix or [], "--fix"), print_after=print_after,
-            verified=verify, progress=progress,
+            verified=verify, tuning=tuning, progress=progress,
         )  # fmt: skip
     passes = api.explain(bundle) if explain else None
     if as_json:

@@ -18,6 +18,7 @@ from .profiler.report.progress import Progress
 
 DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
 PHASES = {"prefill": "seq", "decode": "past"}  # phase -> the length that varies in it
+PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 Span = Range | str | int | None
 
 

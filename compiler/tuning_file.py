@@ -159,9 +159,7 @@ def choose_table(asked: str | Path | None, machine: Machine, engine: str) -> Cho
     if place is None or (asked is None and not place.exists()):
         return Chosen(Table())
     found = read_table(place)
-    if found.chip != chip:
-        raise LoadError(f"the tuning table {place.name} was measured on another chip", found=str(found.chip),
-                        hint=f"this is {chip}; run `tundish tune` here, or compile with --tuning none")  # fmt: skip
+    check_chip(place, found, chip)
     table = answers(found, engine)
     if table.answers or not found.entries:
         return Chosen(table, place)
@@ -200,6 +198,13 @@ def read_table(path: Path) -> TableFile:
     return table
 
 
+def check_chip(path: Path, table: TableFile, chip: Chip) -> None:
+    """Raises: LoadError where a table was measured on another chip."""
+    if table.chip != chip:
+        raise LoadError(f"the tuning table {path.name} was measured on another chip", found=str(table.chip),
+                        hint=f"this is {chip}; run `tundish tune` here, or compile with --tuning none")  # fmt: skip
+
+
 class _Schema(msgspec.Struct):
     schema: int
 
@@ -217,7 +222,8 @@ def _problems(table: TableFile) -> Iterator[str]:
         seen.add((entry.engine, entry.site))
         if not all(math.isfinite(r) and r > 0 for r in (entry.ratio, *entry.measured.values())):
             yield f"{entry.site} has a ratio that is none"
-    for row in (*table.entries, *table.trials):
+    rows: list[Entry | Trial] = [*table.entries, *table.trials]
+    for row in rows:
         words = (row.engine, row.choice, row.pattern, row.shape, row.dtype, row.option)
         if not all(w and len(w) <= _LONGEST and w.isprintable() for w in words):
             yield "a name is empty, too long or not printable"
@@ -229,9 +235,7 @@ def add(path: Path, chip: Chip, trials: Sequence[Trial] = (), entries: Sequence[
     Raises: LoadError where what is there is no table of this chip; BuildError where it cannot be written.
     """
     found = read_table(path) if path.exists() else TableFile(SCHEMA, chip, [], [])
-    if found.chip != chip:
-        raise LoadError(f"the tuning table {path.name} was measured on another chip", found=str(found.chip),
-                        hint=f"this is {chip}; name another file with -o")  # fmt: skip
+    check_chip(path, found, chip)
     merged = {(e.engine, e.site): e for e in (*found.entries, *entries)}
     table = TableFile(SCHEMA, chip, [merged[k] for k in sorted(merged)], [*found.trials, *trials])
     with writing(path.name):

@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parent))
 # Set before any test opens transformers: nothing here may reach for a hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["TUNDISH_TUNING"] = "none"  # nor may what was tuned on this machine change what tests compile
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -40,7 +40,10 @@ def emit(
     program: Program, function: str, *, opset: int = DEFAULT_OPSET, portable: bool = False,
     kernels: Mapping[tuple[str, str], str] | None = None,
 ) -> Model:  # fmt: skip
-    """The entry as ONNX nodes; `kernels` as `choose` decided. Raises: BuildError on an op that cannot be lowered, with the user's line."""
+    """The entry as ONNX nodes; `kernels` as `choose` decided.
+
+    Raises: BuildError on an op that cannot be lowered, with the user's line.
+    """
     graph = program.functions[function]
     to = Emit(opset, portable, program.symbols)
     for name in (*(v.name for v in graph.inputs), *graph.output_names):

@@ -1,0 +1,123 @@
+"""A candidate against the best so far: two processes in turn, round by round, and whether their answers agree."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..ir.diagnostics import RunError
+from .answers import Reference, difference
+from .paired import Paired, paired
+from .rounds import Round, race
+from .workers import Worker
+
+BASE, OTHER = "base", "other"
+_LIMIT_S = 600.0  # for a session to open, with the first run of a large model
+_OPENER = f"{__package__}.candidates:opened"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A bundle and what is set at run time; threads None: as its options say."""
+
+    path: Path
+    run: Mapping[str, str]
+    threads: int | None
+
+    @property
+    def busy(self) -> int:
+        """On how many CPUs it works."""
+        cores = len(os.sched_getaffinity(0))
+        return min(cores, self.threads or int(self.run.get("threads", cores)))
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """times: of the rounds that count. dropped: rounds in which the machine was busy elsewhere, and that were left out.
+
+    problem: why the other may not be chosen, be it faster or not. note: what a reader must know of the times.
+    """
+
+    times: Paired | None
+    dropped: int = 0
+    problem: str = ""
+    wrong: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """How duels are held: rounds that count; at most so many times as many; seconds to wait for a quiet machine."""
+
+    rounds: int = 15
+    most: int = 2
+    patience_s: float = 1.0
+
+
+USUAL = Ring()
+
+
+def duel(
+    base: Side, other: Side, inputs: Mapping[str, np.ndarray], dtype: str, ring: Ring
+) -> Duel:
+    """Runs both, each in a process of its own. Raises: RunError where the base itself does not run."""
+    with tempfile.TemporaryDirectory(prefix="tundish-duel-") as name, ExitStack() as stack:
+        folder = Path(name)
+        np.savez(folder / "inputs.npz", allow_pickle=False, **inputs)
+        workers: dict[str, tuple[Worker, float]] = {}
+        for who, side in ((BASE, base), (OTHER, other)):
+            worker = Worker(_job(folder, who, side), _LIMIT_S)
+            stack.callback(worker.close)
+            if "error" in worker.ready:
+                return _failed(who, worker.ready["error"])
+            workers[who] = worker, worker.ready["run_s"]
+        apart = difference(
+            _answer(folder, OTHER), Reference("the best before it", dict(_answer(folder, BASE))), inputs, dtype
+        )
+        if apart.problem:
+            return Duel(None, problem=apart.problem, wrong=True)
+        cpus = sorted(os.sched_getaffinity(0))
+        ran, failed = race(workers, BASE, ring.rounds, max(base.busy, other.busy), cpus,
+                           most=ring.most, patience_s=ring.patience_s)  # fmt: skip
+        if failed:
+            return _failed(*next(iter(failed.items())))
+        return judged(ran, ring.rounds)
+
+
+def judged(ran: Sequence[Round], wanted: int) -> Duel:
+    """The rounds that were clean; where fewer than wanted were, those that were disturbed least."""
+    def unrest(r: Round) -> float:
+        return max(r[BASE].disturbance, r[OTHER].disturbance)
+
+    clean = [r for r in ran if unrest(r) <= 1.0]
+    chosen = clean if len(clean) >= wanted else sorted(ran, key=unrest)[:wanted]
+    note = "" if chosen is clean else f"the machine was busy elsewhere: {len(clean)} of {len(ran)} rounds were clean"
+    times = paired([r[BASE].ms for r in chosen], [r[OTHER].ms for r in chosen])
+    return Duel(times, len(ran) - len(clean), note=note)
+
+
+def _failed(who: str, error: str) -> Duel:
+    if who == BASE:
+        raise RunError(f"the model cannot be timed: {error}")
+    return Duel(None, problem=error)
+
+
+def _job(folder: Path, who: str, side: Side) -> dict[str, Any]:
+    own = folder / who
+    own.mkdir()
+    return {
+        "kind": _OPENER, "peer": who, "path": str(side.path), "threads": side.threads, "run": dict(side.run),
+        "folder": str(own), "inputs": str(folder / "inputs.npz"), "answer": str(own / "answer.npz"),
+    }  # fmt: skip
+
+
+def _answer(folder: Path, who: str) -> list[tuple[str, np.ndarray]]:
+    with np.load(folder / who / "answer.npz", allow_pickle=False) as file:
+        return [(key.partition(":")[2], file[key]) for key in file.files]
