@@ -135,6 +135,7 @@ def of_model(
     """A model: all that the compiler chooses for it. Raises: CaptureError, CompileError."""
     if precision not in PRECISIONS:
         raise CompileError(f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
+    Asked(seq=seq, phase=phase, past=past).check()
     machine, engine, dtype = this_machine(target), get(backend), PRECISIONS[precision]
     asked = Asked(task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ), phase=phase,
                   past=_beyond(past, DEFAULT_SEQ))  # fmt: skip

@@ -73,7 +73,8 @@ def build(job: Job) -> Outcome:
     table = Table().with_options({Site(*row[:4]): row[4] for row in job.options})
     task = Task(machine, engine.capabilities(machine), Precision(weights=job.dtype, compute=job.dtype),
                 program.symbols, tuning=table, model=job.model)  # fmt: skip
-    write_bundle(Path(job.out), compile_program(program, task), engine, info={"dtype": job.dtype}).close()
+    plan = compile_program(program, task)
+    write_bundle(Path(job.out), plan, engine, name="candidate", info={"dtype": job.dtype}).close()
     if not job.cases:
         return Outcome()
     with open_bundle(Path(job.out)) as made:

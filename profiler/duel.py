@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ class Duel:
     """times: of the rounds that count. dropped: rounds in which the machine was busy elsewhere, and that were left out.
 
     problem: why the other may not be chosen, be it faster or not. note: what a reader must know of the times.
+    cut: the time was up before there were enough rounds.
     """
 
     times: Paired | None
@@ -50,30 +52,39 @@ class Duel:
     problem: str = ""
     wrong: bool = False
     note: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """How duels are held: rounds that count; at most so many times as many; seconds to wait for a quiet machine."""
+    """How duels are held.
+
+    rounds: that count. most: times as many at most, where the machine is busy. patience_s: to wait for a quiet machine
+    before a round. slot_s: for which each side runs in a round.
+    """
 
     rounds: int = 15
     most: int = 2
     patience_s: float = 1.0
+    slot_s: float = 0.25
 
 
 USUAL = Ring()
 
 
 def duel(
-    base: Side, other: Side, inputs: Mapping[str, np.ndarray], dtype: str, ring: Ring
+    base: Side, other: Side, inputs: Mapping[str, np.ndarray], dtype: str, ring: Ring, until: float = math.inf
 ) -> Duel:
-    """Runs both, each in a process of its own. Raises: RunError where the base itself does not run."""
+    """Runs both, each in a process of its own, until that moment of the monotonic clock at most.
+
+    Raises: RunError where the base itself does not run.
+    """
     with tempfile.TemporaryDirectory(prefix="tundish-duel-") as name, ExitStack() as stack:
         folder = Path(name)
         np.savez(folder / "inputs.npz", allow_pickle=False, **inputs)
         workers: dict[str, tuple[Worker, float]] = {}
         for who, side in ((BASE, base), (OTHER, other)):
-            worker = Worker(_job(folder, who, side), _LIMIT_S)
+            worker = Worker({**_job(folder, who, side), "slot_s": ring.slot_s}, _LIMIT_S)
             stack.callback(worker.close)
             if "error" in worker.ready:
                 return _failed(who, worker.ready["error"])
@@ -85,10 +96,10 @@ def duel(
             return Duel(None, problem=apart.problem, wrong=True)
         cpus = sorted(os.sched_getaffinity(0))
         ran, failed = race(workers, BASE, ring.rounds, max(base.busy, other.busy), cpus,
-                           most=ring.most, patience_s=ring.patience_s)  # fmt: skip
+                           most=ring.most, patience_s=ring.patience_s, until=until)  # fmt: skip
         if failed:
             return _failed(*next(iter(failed.items())))
-        return judged(ran, ring.rounds)
+        return judged(ran, ring.rounds) if len(ran) >= ring.rounds else Duel(None, cut=True)
 
 
 def judged(ran: Sequence[Round], wanted: int) -> Duel:

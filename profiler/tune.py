@@ -65,7 +65,7 @@ Options = dict[Site, str]
 
 @dataclass
 class Tuner:
-    """One search. place: the table's file. folder: for candidates, removed by the caller."""
+    """One search. place: the table's file. folder: for candidates, removed by the caller. compare: holds a duel."""
 
     subject: Subject
     place: Path
@@ -74,6 +74,7 @@ class Tuner:
     ring: Ring
     deadline: float
     progress: Progress
+    compare: Callable[[Side, Side, Mapping[str, np.ndarray], str, Ring, float], Duel] = duel
     best: Options = field(default_factory=dict)  # what differs from the defaults
     gains: dict[Site, float] = field(default_factory=dict)  # time with it over time with the default, the whole model
     measured: dict[Site, dict[str, float]] = field(default_factory=dict)
@@ -97,6 +98,8 @@ class Tuner:
             if self._late():
                 break
             self._measure_some(pending)
+            if self.stopped:
+                break
         total = self._confirm()
         self._write_entries()
         return self._result(total)
@@ -144,26 +147,32 @@ class Tuner:
                 return
             begun = time.monotonic()
             trial = self._tried(pick, option, outcome)
+            if trial is None:
+                self.stopped = True
+                return
             self.known[_key(trial)] = trial
             add(self.place, self.subject.chip, [trial])
             self.spent_s.append(time.monotonic() - begun + built_s)
             if self._take(pick, trial):
                 return
 
-    def _tried(self, pick: Pick, option: str, outcome: Outcome) -> Trial:
+    def _tried(self, pick: Pick, option: str, outcome: Outcome) -> Trial | None:
+        """A candidate against the best; None where the time was up before that was known."""
         if outcome.problem:
             return self._trial(pick, option, Duel(None, problem=outcome.problem, wrong=outcome.wrong))
         base, other = self._side(self.best), self._side(self._with(pick.site, option))
         if base == other or (base.run == other.run and _files(base.path) == _files(other.path)):
             return self._trial(pick, option, Duel(None), verdict=SAME)
-        least = 1 - self._floor()
+        floor = self._floor()
+        if floor is None:
+            return None
         held: list[Duel] = []
         for what in ("", ", once more in fresh processes"):
             held.append(self._duel(base, other, f"{pick.site}: {option}{what}"))
             times = held[-1].times
             if times is None:
-                return self._trial(pick, option, held[-1])
-            if times.high >= least:
+                return None if held[-1].cut else self._trial(pick, option, held[-1])
+            if times.high >= 1 - floor:
                 return self._trial(pick, option, held[-1], verdict=NOT_FASTER)
         return self._trial(pick, option, max(held, key=lambda d: d.times.ratio if d.times else 0.0))
 
@@ -171,15 +180,20 @@ class Tuner:
         with measuring_alone(self._say) as waited_s:
             self.deadline += waited_s
             self._say(what)
-            return duel(base, other, self.subject.inputs, self.subject.dtype, self.ring)
+            return self.compare(base, other, self.subject.inputs, self.subject.dtype, self.ring, self.deadline)
 
-    def _floor(self) -> float:
-        """By how much two processes of one bundle differ, measured once: a gain must exceed it."""
+    def _floor(self) -> float | None:
+        """By how much two processes of one bundle differ, measured once: a gain must exceed it.
+
+        None where the time was up before that was known.
+        """
         pick = self.subject.pick(FLOOR)
         key = self._key(pick, "same", base="")
         if key not in self.known:
             side = self._side({})
             held = self._duel(side, side, "the default against itself")
+            if held.cut:
+                return None
             trial = self._trial(pick, "same", held, base="", verdict=SAME)
             self.known[key] = trial
             add(self.place, self.subject.chip, [trial])
@@ -198,6 +212,9 @@ class Tuner:
         if trial is None:
             self._built([self.best])
             held = self._duel(self._side({}), self._side(self.best), "all against the defaults")
+            if held.cut:
+                self.stopped = True
+                return None
             trial = self._trial(pick, "together", held)
             add(self.place, self.subject.chip, [trial])
         if trial.verdict != FASTER:
