@@ -31,7 +31,7 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("verb", ["compile", "tune"])
-def test_tables(name: str, verb: str, command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_tables(name: str, verb: str, command: Command, tmp_path: Path) -> None:
     text, part = TABLES[name]
     (tmp_path / "t.json").write_text(text)
     given = (*BUNDLE, "t.json") if verb == "compile" else ("tune", "bert-tiny", "-o", "t.json")
@@ -40,13 +40,13 @@ def test_tables(name: str, verb: str, command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["compile", "tune"])
-def test_a_table_of_another_chip(verb: str, command: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_table_of_another_chip(verb: str, command: Command, tmp_path: Path) -> None:
     cores = _foreign(tmp_path)
     given = (*BUNDLE, "t.json") if verb == "compile" else ("tune", "bert-tiny", "-o", "t.json")
     refused(command(*given), "measured on another chip", "another chip", cores)
 
 
-def test_no_such_table(command: Command) -> None:  # noqa: F811
+def test_no_such_table(command: Command) -> None:
     refused(command(*BUNDLE, "none.json"), "cannot read the tuning table none.json", "tundish tune")
 
 
@@ -64,7 +64,7 @@ TUNE = {
 
 
 @pytest.mark.parametrize("given", TUNE)
-def test_tune(given: tuple[str, ...], command: Command) -> None:  # noqa: F811
+def test_tune(given: tuple[str, ...], command: Command) -> None:
     place = ("-o", "t.json") if given else ()
     refused(command("tune", "bert-tiny", *place, *given), TUNE[given])
     assert not Path("t.json").exists()
@@ -78,9 +78,9 @@ BUNDLES = {
 
 
 @pytest.mark.parametrize("given", BUNDLES)
-def test_tune_of_a_bundle(given: tuple[str, ...], command: Command, made: Path) -> None:  # noqa: F811
+def test_tune_of_a_bundle(given: tuple[str, ...], command: Command, made: Path) -> None:
     refused(command("tune", made / "bert.tundish", "-o", "t.json", *given), BUNDLES[given])
 
 
-def test_a_backend_that_runs_nothing(command: Command) -> None:  # noqa: F811
+def test_a_backend_that_runs_nothing(command: Command) -> None:
     refused(command("tune", "bert-tiny", "-o", "t.json", "--backend", "null"), "the null backend runs nothing")

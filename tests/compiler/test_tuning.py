@@ -56,7 +56,8 @@ def two_layers(width: int = 16, line: int = 7, name: str = "up", high: int = 64)
     d = Draft()
     with d.at(Where("model.py", line)):
         x = d.emit("linear", d.x(BATCH, SEQ, 8), d.weight(name, 8, width), None)
-    return d.program(d.emit("gelu", x, approximate="none")).replace(symbols={"batch": Range(1, 8), "seq": Range(1, high)})
+    symbols = {"batch": Range(1, 8), "seq": Range(1, high)}
+    return d.program(d.emit("gelu", x, approximate="none")).replace(symbols=symbols)
 
 
 def test_the_key_of_a_model_is_of_what_it_computes():
