@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -38,21 +39,24 @@ class Runs(Protocol):
 
 def race(
     workers: Mapping[str, tuple[Runs, float]], ours: str, wanted: int, threads: int, cpus: list[int],
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = lambda text: None, *, most: int = MOST, patience_s: float = _PATIENCE_S,
+    until: float = float("inf"),
 ) -> tuple[list[Round], dict[str, str]]:  # fmt: skip
-    """(rounds, why those that ended did): until each competitor has `wanted` clean rounds, or MOST times as many ran.
+    """(rounds, why those that ended did): until each competitor has `wanted` clean rounds, or `most` times as many ran.
 
-    workers: each with the seconds that one run of it takes. Raises: nothing for a competitor that ends.
+    workers: each with the seconds that one run of it takes. until: by the monotonic clock, when to end all the same.
+    Raises: nothing for a competitor that ends.
     """
     rounds: list[Round] = []
     failed: dict[str, str] = {}
     names = list(workers)
-    for i in range(MOST * wanted):
+    for i in range(most * wanted):
         clean = {n: _count_clean(rounds, n, ours) for n in names}
-        if ours in failed or min(clean.values(), default=wanted) >= wanted:
+        if ours in failed or time.monotonic() > until or min(clean.values(), default=wanted) >= wanted:
             break
         say(f"round {i + 1}, {min(clean.values())} of {wanted} clean")
-        wait_for_quiet(cpus, _PATIENCE_S)
+        if patience_s:
+            wait_for_quiet(cpus, patience_s)
         slots: dict[str, Slot] = {}
         for name in list(names) if i % 2 == 0 else list(reversed(names)):
             worker, run_s = workers[name]
