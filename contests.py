@@ -117,7 +117,7 @@ def _job(source: Any, options: dict[str, Any], load: Workload, length: int) -> d
         "compile": f"{__package__}.api:compile", "source": f"{here}:opened", "samples": f"{here}:samples",
         "plain": f"{__package__}.models.plain:plain_module", "form": source.form, "options": options,
         # a size of 1 would be taken for a rule of the model while it is traced
-        "sizes": [max(load.batch, 2), max(length, 2)],
+        "sizes": [max(load.batch, 2), max(length, 2)], "exact": [load.batch, length],
     }  # fmt: skip
 
 

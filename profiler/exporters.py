@@ -25,20 +25,19 @@ def ours(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"path": str(path), "compile_s": sum(s for stage, s in spans if stage not in left_out)}
 
 
-def _sample(job: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+def _sample(job: dict[str, Any], sizes: str = "sizes") -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """(module that takes tensors by position, sample tensors, its dynamic shapes): the sizes that vary for us vary."""
     import torch
 
     torch_threads(job["threads"])
-    module = fast_module(job)
-    source = resolve(job["source"])(job["model"], job["options"])
-    arrays = resolve(job["samples"])(source, job["sizes"])
+    module, source = fast_module(job)
+    arrays = resolve(job["samples"])(source, job[sizes])
     axes = source.axes()
     dynamic = tuple(dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in module.inputs)
     return module, tuple(arrays[name] for name in module.inputs), {"given": dynamic}
 
 
-def _exported(module: Any, tensors: tuple[Any, ...], dynamic: dict[str, Any]) -> Any:
+def _exported(module: Any, tensors: tuple[Any, ...], dynamic: dict[str, Any] | None) -> Any:
     import torch
 
     with torch.no_grad():
@@ -47,10 +46,19 @@ def _exported(module: Any, tensors: tuple[Any, ...], dynamic: dict[str, Any]) ->
 
 def aoti(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """AOTInductor with its weights as constants, so that it packs them."""
+    return _aoti(folder, *_sample(job))
+
+
+def aoti_static(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same for no other sizes than those that are timed."""
+    module, tensors, _ = _sample(job, "exact")
+    return _aoti(folder, module, tensors, None)
+
+
+def _aoti(folder: Path, module: Any, tensors: Any, dynamic: Any) -> dict[str, Any]:
     import torch
     import torch._inductor
 
-    module, tensors, dynamic = _sample(job)
     started = time.perf_counter()
     program = _exported(module, tensors, dynamic)
     with torch.no_grad():

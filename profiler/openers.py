@@ -76,15 +76,16 @@ def torch_threads(threads: int) -> None:
         torch.set_num_interop_threads(1)
 
 
-def fast_module(job: dict[str, Any]) -> Any:
-    """The model as a module that takes its inputs by position and returns a tuple, with torch's fused attention."""
+def fast_module(job: dict[str, Any]) -> tuple[Any, Any]:
+    """(the model as a module that takes its inputs by position and returns a tuple, its Source): with torch's own
+    fused attention, as a user would run it."""
     source = resolve(job["source"])(job["model"], job["options"])
     if source.form != "torch":
         raise ValueError("the model is an ONNX file, and torch does not run those")
     if hasattr(source.module, "set_attn_implementation"):
         with suppress(ValueError):  # a model that has its own attention only
             source.module.set_attn_implementation("sdpa")
-    return resolve(job["plain"])(source)
+    return resolve(job["plain"])(source), source
 
 
 def _tensors(inputs: Arrays) -> tuple[Any, ...]:
@@ -95,7 +96,7 @@ def _tensors(inputs: Arrays) -> tuple[Any, ...]:
 
 def _torch(job: dict[str, Any], inputs: Arrays) -> Begin:
     torch_threads(job["threads"])
-    module = fast_module(job)
+    module, _ = fast_module(job)
     return lambda: _calling(module, module.outputs, _tensors(inputs))
 
 
@@ -104,7 +105,7 @@ def _torch_compile(job: dict[str, Any], inputs: Arrays) -> Begin:
 
     torch_threads(job["threads"])
     torch._inductor.config.freezing = True  # weights are constants, which lets it pack them
-    module = fast_module(job)
+    module, _ = fast_module(job)
     compiled = torch.compile(module, dynamic=True)
     return lambda: _calling(compiled, module.outputs, _tensors(inputs))
 

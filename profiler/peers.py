@@ -36,6 +36,7 @@ PEERS: dict[str, Peer] = {
     "torch": Peer("torch", {"torch": None}, ("torch",)),
     "torch-compile": Peer("torch-compile", {"torch": None}, ("torch",)),
     "aoti": Peer("aoti", {"torch": exporters.aoti}, ("torch",)),
+    "aoti-static": Peer("aoti", {"torch": exporters.aoti_static}, ("torch",)),
     "onnxruntime": Peer(
         "onnx", {"torch": exporters.torch_onnx, "onnx": exporters.own_file}, ("onnxruntime", "onnxscript")
     ),

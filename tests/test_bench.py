@@ -63,7 +63,7 @@ def test_refusals(command: Command, made: Path, line: str, parts: list[str]) -> 
     refused(command(*line.format(made=made).split()), *parts)
 
 
-PEERS = "torch,torch-compile,aoti,onnxruntime,ort-optimizer,transformers-onnx,openvino"
+PEERS = "torch,torch-compile,aoti,aoti-static,onnxruntime,ort-optimizer,transformers-onnx,openvino"
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_every_peer_gives_the_same_answer(command: Command, more: list[str]) -> 
     told = command("bench", *more, "--peers", PEERS, "--rounds", 2, "--json")
     assert told.code == 0, told.err
     rows = {row["name"]: row for row in told.json["rows"]}
-    for name in ("torch", "torch-compile", "aoti", "onnxruntime", "openvino"):
+    for name in ("torch", "torch-compile", "aoti", "aoti-static", "onnxruntime", "openvino"):
         assert rows[name].get("same_answer"), rows[name]
     for row in rows.values():
         assert row.get("same_answer") or row["cannot"], row
