@@ -78,8 +78,9 @@ class Costs:
         found = [f"calibration of {c.title}" + (", quick: few samples" if c.quick else "")]
         if self._engine is None:
             found.append(f"{self.backend} was not measured: nominal shares, within a factor of {nominal.UNCERTAINTY:g}")
-        elif self._measured_threads != self.threads:
-            found.append(f"{self.threads} threads were not measured: as {self._measured_threads}, interval wider")
+        elif odd := {f.threads for f in self._families.values()} - {self.threads}:
+            others = len([f for f in self._families.values() if f.threads != self.threads])
+            found.append(f"{others} kernels were measured at {min(odd)} threads, not {self.threads}: intervals wider")
         if not any(p.dtype == self.dtype for p in c.peaks):
             found.append(f"the peak in {self.dtype} was not measured ({c.not_measured.get(self.dtype, 'no figure')})")
         return tuple(found)
@@ -216,10 +217,12 @@ class Costs:
     # -- families ----------------------------------------------------------------------------------
 
     def _chosen_families(self) -> dict[str, Family]:
-        """By name: in this type, at the measured number of threads that is nearest."""
-        every = [f for f in (self._engine.families if self._engine else ()) if f.dtype == self.dtype]
-        self._measured_threads = _nearest({f.threads: f for f in every}, self.threads) if every else self.threads
-        chosen = {f.name: f for f in every if f.threads == self._measured_threads}
+        """By name: in this type, each at the measured number of threads that is nearest."""
+        by_name: dict[str, dict[int, Family]] = {}
+        for family in self._engine.families if self._engine else ():
+            if family.dtype == self.dtype:
+                by_name.setdefault(family.name, {})[family.threads] = family
+        chosen = {name: found[_nearest(found, self.threads)] for name, found in by_name.items()}
         self._points = {name: [(p.at, p.residual) for p in f.points] for name, f in chosen.items()}
         return chosen
 
@@ -228,14 +231,17 @@ class Costs:
 
     def _speaking(self, kernel: Kernel) -> tuple[Family, float]:
         """The family that a kernel is predicted by, and by what factor that widens its interval."""
-        apart = max(self.threads, self._measured_threads) / min(self.threads, self._measured_threads)
         own = self._family(kernel)
         if own is not None:
-            return own, apart
+            return own, self._apart(own)
         for name in KIN.get(kernel.family.split("_")[0], ("mul", "add")):
             if name in self._families:
-                return self._families[name], apart * _KIN_UNCERTAINTY
+                return self._families[name], self._apart(self._families[name]) * _KIN_UNCERTAINTY
         return _UNSEEN, 1.0
+
+    def _apart(self, family: Family) -> float:
+        """How far its number of threads is from ours, as a factor."""
+        return max(self.threads, family.threads) / min(self.threads, family.threads)
 
 
 def _nearest(found: Mapping[int, object], threads: int) -> int:

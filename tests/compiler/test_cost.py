@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,3 +175,24 @@ def test_a_kernel_is_never_faster_than_the_plain_roofline(
 def test_roofs_are_those_of_the_threads() -> None:
     assert costs(threads=1).roofs() == Roofline(100e9, {k: v / 2 for k, v in LEVELS.items()})
     assert costs(threads=2).roofs().peak_flops_per_s == 200e9
+
+
+def test_a_family_measured_at_other_threads_alone_speaks_with_a_wider_interval() -> None:
+    (kernel,) = kernels(linear(), {"rows": 64})
+    both = calibration(family("linear", threads=1, compute_share=0.4), family("linear", threads=2))
+    one = calibration(family("linear", threads=1, compute_share=0.4))
+    found = {name: costs(calibration=c).kernel(kernel) for name, c in (("both", both), ("one", one))}
+    assert found["both"].seconds < found["one"].seconds
+    ratios = {name: e.high_s / e.seconds for name, e in found.items()}
+    assert math.isclose(ratios["one"], 2 * ratios["both"])
+    assert any("1 threads, not 2" in note for note in costs(calibration=one).notes)
+
+
+def test_the_roof_of_a_level_is_the_faster_of_reading_and_copying() -> None:
+    given = calibration()
+    copying = [b.copy_bytes_per_s for b in given.bandwidths if b.level == "L2"][-1]
+    faster = msgspec.structs.replace(
+        given, bandwidths=tuple(msgspec.structs.replace(b, copy_bytes_per_s=9e12) for b in given.bandwidths)
+    )
+    assert costs(calibration=given).roofs().bandwidths["L2"] == max(copying, LEVELS["L2"])
+    assert costs(calibration=faster).roofs().bandwidths["L2"] == 9e12
