@@ -117,7 +117,16 @@ def _variant(node: Node) -> str:
             word if there else "" for word, there in zip(("mask", "bias", "sinks"), given, strict=False)
         ))  # fmt: skip
         return "_".join(("attention", *filter(None, words)))
-    return name
+    return f"{name}_broadcast" if name in _SPREADS and _spreads(node) else name
+
+
+_SPREADS = ("add", "sub", "mul", "div")
+
+
+def _spreads(node: Node) -> bool:
+    """Whether one operand is repeated along an axis: a row of numbers, not a scalar."""
+    out = node.output_types[0].shape
+    return any(t is not None and t.shape != out and t.elements != 1 for t in node.input_types)
 
 
 def _elements(node: Node, sizes: Bindings) -> At:

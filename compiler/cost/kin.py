@@ -21,4 +21,6 @@ KIN: dict[str, tuple[str, ...]] = {
     "layer": ("layer_norm", "rms_norm"),
     "gelu": ("gelu", "gelu_tanh"),
     "rotary": ("rotary", "mul"),
+    "add": ("add_broadcast", "add", "mul"),
+    "mul": ("mul_broadcast", "mul", "add"),
 }

@@ -198,14 +198,17 @@ def _elementwise(grid: Grid, pool: np.ndarray) -> Iterator[Case]:
     def binary(op: str) -> Make:
         return lambda b, x: b.emit(op, x, _second(b, x))
 
+    def by_row(op: str) -> Make:
+        return lambda b, x: b.emit(op, x, b.given("y", x.type.shape[-1]))
+
     makes = {
         "gelu": unary("gelu"), "gelu_tanh": unary("gelu", approximate="tanh"), "silu": unary("silu"),
         "tanh": unary("tanh"), "sigmoid": unary("sigmoid"), "relu": unary("relu"), "add": binary("add"),
-        "mul": binary("mul"),
+        "mul": binary("mul"), "add_broadcast": by_row("add"), "mul_broadcast": by_row("mul"),
     }  # fmt: skip
     for name, make in makes.items():
         made = _chain(pool, name, (1, ROWS, 1024), make, _rows(grid, 1, 16, 64, 128, 256, 512, 1024))
-        yield Case(**{**vars(made), "base": handing_over(made)}) if name in ("add", "mul") else made
+        yield Case(**{**vars(made), "base": handing_over(made)}) if len(made.kernel[0].inputs) > 1 else made
 
 
 def _second(b: Draft, x: Value) -> Value:

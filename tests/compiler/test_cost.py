@@ -14,7 +14,7 @@ from tundish.compiler.cost.kernels import Kernel, kernels
 from tundish.compiler.cost.roofline import Roofline, correction, kernel_s
 from tundish.compiler.hardware.calibration import Point
 from tundish.ir.build import Builder
-from tundish.ir.dims import symbol
+from tundish.ir.dims import Dim, symbol
 from tundish.ir.dtypes import boolean, f32
 from tundish.ir.graph import Node
 from tundish.ir.tensor import TensorType
@@ -64,6 +64,15 @@ def test_attention_goes_by_its_kind() -> None:
     b.emit("attention", q, q, q, b.input("m", TensorType(boolean, (2, ROWS))), scale=0.125, causal=True)
     (kernel,) = kernels(b.nodes, {"rows": 7})
     assert kernel.family == "attention_causal_mask" and kernel.at == (24, 7, 7, 64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "family"), [((ROWS, 64), "mul"), ((64,), "mul_broadcast"), ((), "mul"), ((1, 1), "mul")]
+)
+def test_an_operand_that_is_repeated_is_a_kind_of_its_own(shape: tuple[Dim, ...], family: str) -> None:
+    b = Builder()
+    b.emit("mul", b.input("x", TensorType(f32, (ROWS, 64))), b.input("y", TensorType(f32, shape)))
+    assert kernels(b.nodes, {"rows": 5})[0].family == family
 
 
 def test_structure_costs_nothing() -> None:
