@@ -96,10 +96,18 @@ def duel(
             return Duel(None, problem=apart.problem, wrong=True)
         cpus = sorted(os.sched_getaffinity(0))
         ran, failed = race(workers, BASE, ring.rounds, max(base.busy, other.busy), cpus,
-                           most=ring.most, patience_s=ring.patience_s, until=until)  # fmt: skip
+                           most=ring.most, patience_s=ring.patience_s, until=until, enough=hopeless)  # fmt: skip
         if failed:
             return _failed(*next(iter(failed.items())))
-        return judged(ran, ring.rounds) if len(ran) >= ring.rounds else Duel(None, cut=True)
+        return judged(ran, ring.rounds) if len(ran) >= ring.rounds or hopeless(ran) else Duel(None, cut=True)
+
+
+def hopeless(ran: Sequence[Round]) -> bool:
+    """Whether the other is surely slower: more rounds could not make it the best.
+
+    To stop early for that makes no option win by chance.
+    """
+    return len(ran) > 0 and paired([r[BASE].ms for r in ran], [r[OTHER].ms for r in ran]).low > 1.0
 
 
 def judged(ran: Sequence[Round], wanted: int) -> Duel:
@@ -108,8 +116,9 @@ def judged(ran: Sequence[Round], wanted: int) -> Duel:
         return max(r[BASE].disturbance, r[OTHER].disturbance)
 
     clean = [r for r in ran if unrest(r) <= 1.0]
-    chosen = clean if len(clean) >= wanted else sorted(ran, key=unrest)[:wanted]
-    note = "" if chosen is clean else f"the machine was busy elsewhere: {len(clean)} of {len(ran)} rounds were clean"
+    short = len(clean) < min(wanted, len(ran))
+    chosen = sorted(ran, key=unrest)[:wanted] if short else clean
+    note = "" if not short else f"the machine was busy elsewhere: {len(clean)} of {len(ran)} rounds were clean"
     times = paired([r[BASE].ms for r in chosen], [r[OTHER].ms for r in chosen])
     return Duel(times, len(ran) - len(clean), note=note)
 

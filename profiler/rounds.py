@@ -40,11 +40,12 @@ class Runs(Protocol):
 def race(
     workers: Mapping[str, tuple[Runs, float]], ours: str, wanted: int, threads: int, cpus: list[int],
     say: Callable[[str], None] = lambda text: None, *, most: int = MOST, patience_s: float = _PATIENCE_S,
-    until: float = float("inf"),
+    until: float = float("inf"), enough: Callable[[Sequence[Round]], bool] = lambda rounds: False,
 ) -> tuple[list[Round], dict[str, str]]:  # fmt: skip
     """(rounds, why those that ended did): until each competitor has `wanted` clean rounds, or `most` times as many ran.
 
     workers: each with the seconds that one run of it takes. until: by the monotonic clock, when to end all the same.
+    enough: whether these rounds settle it.
     Raises: nothing for a competitor that ends.
     """
     rounds: list[Round] = []
@@ -52,7 +53,7 @@ def race(
     names = list(workers)
     for i in range(most * wanted):
         clean = {n: _count_clean(rounds, n, ours) for n in names}
-        if ours in failed or time.monotonic() > until or min(clean.values(), default=wanted) >= wanted:
+        if ours in failed or time.monotonic() > until or enough(rounds) or min(clean.values(), default=wanted) >= wanted:
             break
         say(f"round {i + 1}, {min(clean.values())} of {wanted} clean")
         if patience_s:
