@@ -53,7 +53,8 @@ def race(
     names = list(workers)
     for i in range(most * wanted):
         clean = {n: _count_clean(rounds, n, ours) for n in names}
-        if ours in failed or time.monotonic() > until or enough(rounds) or min(clean.values(), default=wanted) >= wanted:
+        over = ours in failed or time.monotonic() > until or enough(rounds)
+        if over or min(clean.values(), default=wanted) >= wanted:
             break
         say(f"round {i + 1}, {min(clean.values())} of {wanted} clean")
         if patience_s:
