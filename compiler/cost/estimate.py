@@ -18,6 +18,7 @@ from .kernels import NOTHING, Kernel, kernels, parts_of
 from .kin import KIN
 from .roofline import Roofline, compute_s, correction, holding_level, kernel_s, memory_s
 
+_BUSY = 0.3  # the share of disturbed samples from which a calibration is told to be doubtful
 _KIN_UNCERTAINTY = 1.6  # of a kernel that is predicted by another that is like it
 _UNSEEN = Family(
     name="", dtype="", threads=1, overhead_s=nominal.NODE_S, compute_share=nominal.COMPUTE_SHARE,
@@ -76,6 +77,8 @@ class Costs:
         if c is None:
             return (f"not calibrated: {self._reason}; nominal figures, within a factor of {nominal.UNCERTAINTY:g}",)
         found = [f"calibration of {c.title}" + (", quick: few samples" if c.quick else "")]
+        if c.disturbed > _BUSY:
+            found.append(f"{c.disturbed:.0%} of its samples were disturbed by others: calibrate on a quiet machine")
         if self._engine is None:
             found.append(f"{self.backend} was not measured: nominal shares, within a factor of {nominal.UNCERTAINTY:g}")
         elif odd := {f.threads for f in self._families.values()} - {self.threads}:

@@ -151,6 +151,11 @@ def test_what_was_not_measured_says_so_and_is_wider() -> None:
     assert not costs(calibration=None).calibrated
 
 
+def test_a_calibration_that_others_disturbed_says_so() -> None:
+    quiet, busy = (costs(calibration=calibration(family("linear"), disturbed=share)).notes for share in (0.05, 0.9))
+    assert any("disturbed" in note for note in busy) and not any("disturbed" in note for note in quiet)
+
+
 def test_an_op_that_was_not_measured_is_predicted_by_its_kin_with_a_wider_interval() -> None:
     b = Builder()
     x = b.input("x", TensorType(f32, (ROWS, 1024)))
