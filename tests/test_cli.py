@@ -235,7 +235,7 @@ def test_json_and_nothing_else_on_stdout(command: Command, made: Path) -> None:
     graph, bundle = made / "bert.tir", made / "bert.tundish"
     told = command("compile", graph, "-o", "x.tundish", "--json", "--explain")
     assert not told.err and set(told.json) == {
-        "bundle", "bytes", "model", "target", "backend", "precision", "phase", "sizes", "memory", "notes",
+        "bundle", "bytes", "model", "target", "backend", "precision", "phase", "sizes", "memory", "notes", "tuning",
         "passes"}  # fmt: skip
     assert {"pass", "what", "where", "times"} == set(told.json["passes"][0])
     told = command("verify", bundle, "--json")
