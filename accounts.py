@@ -38,7 +38,7 @@ def account_phases(model: Any, asked: Asked, phase: str | None, symbolic: bool, 
 def _ranges(asked: Asked, phase: str, given: bool) -> Asked:
     """What to capture for these sizes. A length of another phase is refused only where the phase was given."""
     one = replace(asked, batch=_beyond(asked.batch, DEFAULT_BATCH), seq=_beyond(asked.seq, DEFAULT_SEQ),
-                  past=_beyond(asked.past, DEFAULT_SEQ), phase=phase)  # fmt: skip
+                  past=_beyond(asked.past, DEFAULT_SEQ), phase=phase, shapes=True)  # fmt: skip
     if given:
         replace(asked, phase=phase).check()
         return one

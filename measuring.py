@@ -26,6 +26,7 @@ def account(
     and hardware_flops (what dense kernels do), read_bytes, written_bytes, intensity (hardware_flops a byte); kv_cache
     (bytes_per_token, bytes, layers) or None; activation_peak_bytes at the sizes activation_peak_at; by_phase;
     by_module (a module's own counts, and total_ ones of all within it, parents first); by_op; notes.
+    A model by name or folder is opened without its weights, however large it is; notes say so.
     Counted on the captured program with norms, attention and activations raised to single ops, before fusion: every op
     reads its inputs from memory and writes its outputs back.
     """

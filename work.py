@@ -30,6 +30,7 @@ class Asked:
     inputs:     sample tensors of a torch module.
     fixed:      inputs settled now, by name: an array, a .npy file, or `1,2,3`.
     packed:     rows hold several texts end to end; `position_ids` in place of a mask.
+    shapes:     only looked at: opened without its weights where that can be.
     phase:      `decode`: one token a row, against the keys and values of `past` tokens before it.
     past:       sizes to allow, None for as many as `seq` would have.
     """
@@ -42,6 +43,7 @@ class Asked:
     packed: bool = False
     phase: str = "prefill"
     past: Span = None
+    shapes: bool = False
 
     @property
     def length(self) -> tuple[str, Span]:
@@ -196,12 +198,14 @@ def answers_of(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
 def open_source(model: Any, asked: Asked) -> Any:
     """Loads a model, after checking that it will fit. Raises: CaptureError."""
     from .models.errors import ModelError
-    from .models.open import estimate_bytes, open_model
+    from .models.open import estimate_bytes, open_model, opens_bare
     from .models.packed import packed
 
     try:
-        _check_fits(estimate_bytes(model))
-        source = open_model(model, asked.task, inputs=asked.inputs, fixed=asked.fixed)
+        bare = asked.shapes and opens_bare(model)
+        if not bare:
+            _check_fits(estimate_bytes(model))
+        source = open_model(model, asked.task, inputs=asked.inputs, fixed=asked.fixed, shape_only=bare)
         source = packed(source) if asked.packed else source
     except ModelError as error:
         raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
@@ -234,8 +238,14 @@ def _check_fits(weight_bytes: int | None) -> None:
 
 
 def captured(source: Any, ranges: Mapping[str, Range]) -> Program:
-    """The source's program, flat, by the way in for its form."""
-    return _CAPTURES[source.form](source, ranges)
+    """The source's program by the way in for its form: flat, or folded where few layers stand for many."""
+    program = _CAPTURES[source.form](source, ranges)
+    if not source.depths:
+        return program
+    from .ir.fold import fold
+    from .ir.stretch import stretch
+
+    return stretch(fold(program), source.depths)
 
 
 def _from_torch(source: Any, ranges: Mapping[str, Range]) -> Program:

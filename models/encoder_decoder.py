@@ -42,16 +42,16 @@ def encoder_decoder_source(module: Any, *, name: str, kind: str, **fields: Any) 
     return describe(source, make(source, 1, 4, np.random.default_rng(0)))
 
 
-def plain_source(module: Any, *, name: str, kind: str, vocab_size: int, max_seq: int, notes: tuple[str, ...]) -> Source:
-    """Describes a module in plain torch that takes two texts under transformers' names."""
+def plain_source(module: Any, *, name: str, kind: str, vocab_size: int, max_seq: int) -> Source:
+    """Describes a module in plain torch that takes one text or two under transformers' names."""
+    taken = inspect.signature(module.forward).parameters
     specs = tuple(
         InputSpec(f"{prefix}{text}", "i64", dims, role=role, high=vocab_size - 1 if role == "ids" else 1)
         for prefix, dims in (("", _SOURCE), ("decoder_", _TARGET))
         for text, role in (("input_ids", "ids"), ("attention_mask", "mask"))
+        if f"{prefix}{text}" in taken
     )
-    source = Source(
-        name=name, kind=kind, module=module.eval(), inputs=specs, max_seq=max_seq, vocab_size=vocab_size, notes=notes,
-    )  # fmt: skip
+    source = Source(name=name, kind=kind, module=module.eval(), inputs=specs, max_seq=max_seq, vocab_size=vocab_size)
     return describe(source, make(source, 1, 4, np.random.default_rng(0)))
 
 

@@ -87,6 +87,16 @@ def _refuse_unclear(text: str, path: Path) -> None:
         raise ModelError(f"{text} is a bundle, which is compiled already", hint="run, verify or load it instead")
 
 
+def opens_bare(model: Any) -> bool:
+    """Whether a model can be opened on the meta device, with the shapes of its weights and not their numbers."""
+    if not isinstance(model, (str, Path)):
+        return False
+    text, path = str(model), Path(model)
+    if text in zoo.PACKAGED:
+        path = zoo.packaged_path(text)
+    return text in zoo.ZOO or path.is_dir() or (not path.exists() and hub.is_name(text))
+
+
 def estimate_bytes(model: Any, dtype: str = "f32") -> int | None:
     """Bytes of the weights once loaded, known before loading them; None where that cannot be said.
 

@@ -81,6 +81,7 @@ class Source:
     notes:           what the user should know, in sentences.
     fixed:           inputs whose values are settled, which the user gives no more.
     quantized:       parameter -> its blocks, of those that lie quantised in the user's file (`gguf_blocks.Blocks`).
+    depths:          where layers are held -> how many the few there stand for, of a model that is only looked at.
     double:          everything is computed in f64, also where the model itself asks for f32.
     phase:           `decode` where one token a row is computed against what was kept of those before; see `decoding`.
     """
@@ -103,6 +104,7 @@ class Source:
     quantized: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     double: bool = False
+    depths: Mapping[str, int] = field(default_factory=dict)
     phase: str = "prefill"
 
     @property
@@ -145,7 +147,11 @@ class Source:
 
     def buffers(self) -> frozenset[str]:
         """Names of the tensors that are no parameters (tables of positions and frequencies)."""
-        return frozenset(name for name, _ in self.module.named_buffers())
+        names = [name for name, _ in self.module.named_buffers()]
+        for holder, depth in self.depths.items():  # those of the layers that are not there too
+            inner = [n.removeprefix(f"{holder}.").partition(".") for n in names if n.startswith(f"{holder}.")]
+            names += [f"{holder}.{i}.{rest}" for _, _, rest in inner for i in range(depth)]
+        return frozenset(names)
 
     @property
     def exact(self) -> Callable[[Arrays], Mapping[str, np.ndarray]] | None:

@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .encoder_decoder import plain_source
+from .entries import Entry, Named, Packaged, Plain, Published
 from .errors import ModelError
 from .gguf import load_gguf
 from .huggingface import ALIASES, DTYPES, PLAIN, load_folder, model_class
 from .onnx_source import onnx_source
+from .published import PUBLISHED
 from .source import Source
 from .transformers_source import transformers_source
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """config: what differs from transformers' defaults. parameters: of the class named, a tied one counted once."""
-
-    model_type: str
-    architecture: str
-    config: Mapping[str, Any]
-    parameters: int
-    about: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """A module of models/transformer.py, in plain torch. sizes: what its class takes. parameters: as above."""
-
-    architecture: str
-    sizes: Mapping[str, Any]
-    parameters: int
-    about: str
-
-
-@dataclass(frozen=True, slots=True)
-class Packaged:
-    """Real weights inside an installed package: the module that holds them, and where."""
-
-    distribution: str
-    module: str
-    path: str
-    architecture: str
-    parameters: int
-    about: str = field(default="")
-
 
 _BERT_TINY = {
     "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -112,9 +80,12 @@ _DEEPSEEK_TINY = {
     "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6, "moe_intermediate_size": 16,
     "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2, "n_shared_experts": 1,
 }  # fmt: skip
+_PALM_TINY = {
+    "vocab_size": 128, "d_model": 32, "heads": 4, "head_size": 8, "layers": 3, "feedforward": 64, "max_positions": 64,
+}  # fmt: skip
 _MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 
-ZOO: dict[str, Entry | Plain] = {
+ZOO: dict[str, Named] = {
     "bert-tiny": Entry("bert", "BertModel", _BERT_TINY, 32_960, "3 layers, H 32; for tests"),
     "gpt2-tiny": Entry("gpt2", "GPT2LMHeadModel", _GPT2_TINY, 44_320, "3 layers, H 32; for tests"),
     "llama-tiny": Entry("llama", "LlamaForCausalLM", _LLAMA_TINY, 36_064, "3 layers, H 32, 2 KV heads; for tests"),
@@ -157,11 +128,25 @@ ZOO: dict[str, Entry | Plain] = {
     "bart-tiny": Entry("bart", "BartForConditionalGeneration", _BART_TINY, 72_576, "3 + 3 layers, H 32; for tests"),
     "transformer-tiny": Plain("Transformer", _TRANSFORMER_TINY, 68_352, "3 + 3 layers, H 32; for tests"),
     "transformer-base": Plain("Transformer", _TRANSFORMER_BASE, 63_084_544, "Vaswani et al. 2017: 6 + 6 layers, H 512"),
-    "bert-base": Entry("bert", "BertModel", {}, 109_482_240, "Devlin et al. 2018: 12 layers, H 768"),
-    "gpt2": Entry("gpt2", "GPT2LMHeadModel", {}, 124_439_808, "Radford et al. 2019: 12 layers, H 768"),
+    "palm-tiny": Plain("Palm", _PALM_TINY, 30_336, "3 parallel layers, one key head; for tests", "palm"),
+    "bert-base": Entry(
+        "bert", "BertModel", {}, 109_482_240, "Devlin et al. 2018: 12 layers, H 768",
+        published=Published(
+            "110 M", "embeddings of words, positions and segments, and the pooler; no head",
+            "Devlin et al. 2018, \"BERT\", section 3; google-bert/bert-base-uncased",
+        ),
+    ),
+    "gpt2": Entry(
+        "gpt2", "GPT2LMHeadModel", {}, 124_439_808, "Radford et al. 2019: 12 layers, H 768",
+        published=Published(
+            "124 M", "the embeddings once, which the head shares; the paper's 117 M was corrected by its authors",
+            "README of github.com/openai/gpt-2",
+        ),
+    ),
     "minilm-random": Entry("bert", "BertModel", _MINILM, 22_713_216, "the shape of all-MiniLM-L6-v2"),
     "smollm2-random": Entry("llama", "LlamaForCausalLM", _SMOLLM2, 134_515_008, "the shape of SmolLM2-135M"),
     "llama-like": Entry("llama", "LlamaForCausalLM", _LLAMA_LIKE, 219_702_272, "12 layers, H 1024"),
+    **PUBLISHED,
 }
 PACKAGED: dict[str, Packaged] = {
     "minilm": Packaged(
@@ -205,25 +190,33 @@ def load_named(
 ) -> Source:
     """The model of that name. `overrides` change its config (fewer layers); `seed` chooses the random weights.
 
-    With `shape_only` it is made on the meta device: no weights. Raises: ModelError.
+    With `shape_only` it is made on the meta device: no weights. A deep one then has a few layers of each kind, and
+    `Source.depths` says how many they stand for; with `overrides` it has what those say. Raises: ModelError.
     """
     if name in PACKAGED:
         return _load_packaged(name, task, dtype, shape_only)
     if name not in ZOO:
         raise ModelError(f"there is no model named {name!r}", hint=f"names: {', '.join([*ZOO, *PACKAGED])}")
     entry = ZOO[name]
+    few = shape_only and overrides is None
+    load = _load_plain if isinstance(entry, Plain) else _load_entry
+    source = load(name, entry, task, dtype, seed, shape_only, dict((entry.shallow if few else overrides) or {}))
     note = "shapes only: it has no weights" if shape_only else f"seeded random weights (seed {seed})"
-    if isinstance(entry, Plain):
-        return _load_plain(name, entry, task, dtype, seed, shape_only, note, {**entry.sizes, **(overrides or {})})
+    depths = entry.depths if few else {}
+    notes = (note, *(f"{where}: a few layers captured, repeated to {n}" for where, n in depths.items()))
+    return source.replace(notes=(*notes, *source.notes), depths=depths)
+
+
+def _load_entry(
+    name: str, entry: Any, task: str | None, dtype: str, seed: int, shape_only: bool, changes: Mapping[str, Any]
+) -> Source:
     from transformers import AutoConfig
 
-    config = AutoConfig.for_model(entry.model_type, **{**entry.config, **(overrides or {})})
+    config = AutoConfig.for_model(entry.model_type, **{**entry.config, **changes})
     cls = model_class({"model_type": entry.model_type, "architectures": [entry.architecture]}, task)
     kind = _kind(dtype)
-    module = _made(
-        lambda: cls._from_config(config, **PLAIN, dtype=kind), seed, shape_only
-    )
-    return transformers_source(module, name=name, kind="zoo", notes=(note,))
+    module = _made(lambda: cls._from_config(config, **PLAIN, dtype=kind), seed, shape_only)
+    return transformers_source(module, name=name, kind="zoo")
 
 
 def packaged_path(name: str) -> Path:
@@ -254,17 +247,16 @@ def _load_packaged(name: str, task: str | None, dtype: str, shape_only: bool) ->
 
 
 def _load_plain(
-    name: str, entry: Plain, task: str | None, dtype: str, seed: int, shape_only: bool, note: str,
-    sizes: Mapping[str, Any],
-) -> Source:  # fmt: skip
-    if task is not None and ALIASES.get(task, task) != "seq2seq-lm":
-        raise ModelError(f"{name} has one head only, seq2seq-lm", found=f"--task {task}")
-    from . import transformer
-
-    cls, kind = getattr(transformer, entry.architecture), _kind(dtype)
+    name: str, entry: Any, task: str | None, dtype: str, seed: int, shape_only: bool, changes: Mapping[str, Any]
+) -> Source:
+    head = "seq2seq-lm" if entry.module == "transformer" else "causal-lm"
+    if task is not None and ALIASES.get(task, task) != head:
+        raise ModelError(f"{name} has one head only, {head}", found=f"--task {task}")
+    file = importlib.import_module(f".{entry.module}", __package__)
+    cls, kind, sizes = getattr(file, entry.architecture), _kind(dtype), {**entry.sizes, **changes}
     module = _made(lambda: cls(**sizes).to(kind), seed, shape_only)
     return plain_source(
-        module, name=name, kind="zoo", vocab_size=sizes["vocab_size"], max_seq=sizes["max_positions"], notes=(note,)
+        module, name=name, kind="zoo", vocab_size=sizes["vocab_size"], max_seq=sizes["max_positions"]
     )
 
 
