@@ -257,7 +257,7 @@ class _Stretcher:
 
     def _inputs(self, most: int) -> tuple[Value, ...]:
         """Those of each new layer behind those of the layer that it is a copy of."""
-        own = {v for v in self.run.model.inputs if v not in self.run.before.inputs}
+        own = {v for v in self.run.model.inputs if v is not None and v not in self.run.before.inputs}
         groups = _grouped(self.graph.inputs, own)
         names: dict[str, None] = {}
         for group, copied in groups:

@@ -110,8 +110,8 @@ PUBLISHED: dict[str, Named] = {
         shallow={"num_hidden_layers": 7}, depths={"model.layers": 61},
         published=Published(
             "671 B",
-            "embeddings, the untied head, routers without their 14,848 correction biases, all experts; not the 14 B of "
-            "the layer that predicts one more token; active: 8 of 256 experts and the shared one",
+            "embeddings, the untied head, routers without their 14,848 correction biases, all experts; not the 11.5 B "
+            "of the layer that predicts one more token; active: 8 of 256 experts and the shared one",
             "DeepSeek-AI 2024, \"DeepSeek-V3 Technical Report\", section 4.2; config.json of deepseek-ai/DeepSeek-V3",
             "37 B",
         ),

@@ -52,7 +52,7 @@ MAY_OPEN: tuple[tuple[str, frozenset[str]], ...] = (
     ("work.py", HEAVY),
 )
 # Opened only once torch is in use, by a function of its neighbours.
-AT_MODULE_LEVEL = frozenset({"ir/capture/torch_ops.py", "models/transformer.py"})
+AT_MODULE_LEVEL = frozenset({"ir/capture/torch_ops.py", "models/palm.py", "models/transformer.py"})
 
 
 @dataclass(frozen=True)
