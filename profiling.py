@@ -12,11 +12,12 @@ import numpy as np
 
 from .backends.bundle import Bundle, open_bundle
 from .backends.manifest import MANIFEST
-from .backends.signature import Signature
+from .backends.registry import BACKENDS
 from .ir.diagnostics import RunError, TundishError
+from .ir.dims import Range
 from .profiler.profiles import Profile
 from .profiler.report.progress import Progress, silent
-from .work import DEFAULT_BATCH, DEFAULT_SEQ, PHASES, beyond
+from .work import DEFAULT_BATCH, DEFAULT_SEQ, PHASES, Asked, Work, after_passes, beyond
 
 USUAL = 128  # the length that is taken when none is given
 
@@ -32,7 +33,7 @@ def profile(
     model:   a bundle or its folder, or a model as `compile` takes it, which is compiled into a temporary bundle first.
     seq:     128 by default, or what the bundle takes; `past` likewise, in the phase `decode`.
     phase:   the bundle's own by default; `prefill` for a model.
-    backend: for a model; a bundle has its own.
+    backend: for a model; a bundle has its own. `torch` profiles the model's own module in eager mode.
     memory:  measure peak memory too, in a process of its own.
     Raises: TundishError, LoadError, RunError, each in one line.
     """
@@ -40,19 +41,49 @@ def profile(
 
     check_asked(warmup, repeats)
     asked = {"batch": batch, "seq": seq, "past": past}
+    if backend == "torch":
+        return _of_torch(model, asked, phase or "prefill", task, progress, warmup, repeats, threads)
+    if backend is not None and backend not in BACKENDS:
+        raise TundishError(f"there is no backend {backend!r}", hint=f"one of {', '.join([*BACKENDS, 'torch'])}")
     with _bundle(model, asked, phase, backend, task, progress) as bundle:
         own = _phase(bundle, phase)
         name = entry or next(iter(bundle.entries))
         if name not in bundle.entries:
             raise RunError(f"there is no entry {name!r}", hint=f"the entries are {', '.join(bundle.entries)}")
-        inputs = _inputs(bundle, name, _sizes(bundle.entries[name], asked, own))
-        progress("measuring memory", 0.85)
-        peak = _peak(bundle, inputs, name, threads) if memory else None
+        inputs = _inputs(bundle, name, _sizes(bundle.entries[name].ranges, asked, own))
+        costs = _costs(bundle, threads, calibration)
+        peak = _measured_peak(bundle, inputs, name, threads, progress) if memory else {}
         progress("profiling", 0.9)
         found = measure(
-            bundle, inputs, entry=name, warmup=warmup, repeats=repeats, threads=threads,
-            costs=_costs(bundle, threads, calibration), phase=own, peak_bytes=peak,
+            bundle, inputs, entry=name, warmup=warmup, repeats=repeats, threads=threads, costs=costs, phase=own,
+            peak_bytes=peak,
         )  # fmt: skip
+    progress("done", 1.0)
+    return found
+
+
+def _of_torch(
+    model: Any, asked: Mapping[str, int | None], phase: str, task: str | None, progress: Progress, warmup: int,
+    repeats: int, threads: int | None,
+) -> Profile:  # fmt: skip
+    """The original torch module, in eager mode. Raises: TundishError for what is none."""
+    from .models.cases import make
+    from .profiler.torch_profile import measure_torch
+
+    if isinstance(model, (str, Path)) and (Path(model) / MANIFEST).is_file():
+        raise TundishError("a bundle holds no torch module", found="--backend torch", hint="name the model itself")
+    spans = {name: beyond(size, DEFAULT_BATCH if name == "batch" else DEFAULT_SEQ) for name, size in asked.items()}
+    work = Work(model, Asked(task, phase=phase, **spans), progress)
+    if work.source is None or work.source.form != "torch":
+        raise TundishError(f"{work.name} is no torch module", found="--backend torch", hint="profile it as a bundle")
+    sizes = _sizes(work.program.symbols, asked, phase)
+    length = next((size for name, size in sizes.items() if name != "batch"), 1)
+    inputs = make(work.source, sizes.get("batch", 1), length, np.random.default_rng(0))
+    progress("profiling", 0.8)
+    found = measure_torch(
+        lambda: work.source.call(inputs), work.source.module, model=work.name, phase=phase, sizes=sizes,
+        program=after_passes(work.program, "reference"), warmup=warmup, repeats=repeats, threads=threads,
+    )  # fmt: skip
     progress("done", 1.0)
     return found
 
@@ -98,14 +129,14 @@ def _phase(bundle: Bundle, phase: str | None) -> str:
     return own
 
 
-def _sizes(signature: Signature, asked: Mapping[str, int | None], phase: str) -> dict[str, int]:
+def _sizes(ranges: Mapping[str, Range], asked: Mapping[str, int | None], phase: str) -> dict[str, int]:
     """A size for each symbol of an entry. Raises: RunError on one out of range, or that the entry does not have."""
     length = asked[PHASES[phase]]
     for name, size in asked.items():
         if size is not None and name not in ("batch", PHASES[phase]) and not (name == "seq" and size == 1):
             raise RunError(f"a {phase} has no {name}", found=f"--{name} {size}", hint=f"give --{PHASES[phase]}")
     sizes = {}
-    for name, span in signature.ranges.items():
+    for name, span in ranges.items():
         wanted = asked["batch"] if name == "batch" else length
         if wanted is None:
             wanted = max(span.low, USUAL if span.high is None else min(USUAL, span.high))
@@ -139,9 +170,11 @@ def _costs(bundle: Bundle, threads: int | None, calibration: str | Path | None) 
     )  # fmt: skip
 
 
-def _peak(
-    bundle: Bundle, inputs: Mapping[str, np.ndarray], entry: str, threads: int | None
+def _measured_peak(
+    bundle: Bundle, inputs: Mapping[str, np.ndarray], entry: str, threads: int | None, progress: Progress
 ) -> dict[str, int | None]:
     from .profiler.memory import measured_peak
 
-    return {"measured": measured_peak(bundle.path, inputs, entry=entry, threads=threads).peak, "predicted": None}
+    progress("measuring memory", 0.85)
+    peak = measured_peak(bundle.path, inputs, entry=entry, threads=threads)
+    return {"measured": peak.peak, "mapped": peak.mapped, "libraries": peak.libraries}

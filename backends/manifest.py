@@ -108,7 +108,7 @@ def file_sha256(path: Path, seen: Callable[[int], None] | None = None) -> str:
     """The sha256 of a file's bytes, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(8 << 20):
+        while chunk := file.read(1 << 20):  # larger ones stay with the process
             digest.update(chunk)
             if seen:
                 seen(len(chunk))

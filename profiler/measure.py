@@ -13,12 +13,15 @@ from ..backends.base import KernelTime, Profiled
 from ..backends.bundle import Bundle
 from ..compiler.cost.estimate import Costs, Estimate
 from ..compiler.hardware.machine import this_machine
+from ..compiler.passes.memory import weights_bytes
+from ..ir import dims
 from ..ir.diagnostics import RunError, TundishError, Where
 from ..ir.graph import Program
 from ..ir.tensor import Work
 from ..ir.walk import Step, steps
 from .measure_work import works
-from .profiles import NodeRow, Profile, Roofs
+from .memory_model import predicted_peak, timeline
+from .profiles import MemoryPoint, NodeRow, Profile, Roofs
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -54,10 +57,11 @@ def measure(
         model=m.name, backend=m.backend, target=m.target, machine=this_machine().name,
         date=datetime.now(UTC).isoformat(timespec="seconds"), phase=phase,
         precision=str(m.info.get("precision", "fp32")), threads=threads or this_machine().cores, sizes=sizes,
-        warmup=warmup, repeats=repeats, total_ms=total, iqr_ms=_iqr(np.asarray(found.totals_s)) * 1e3,
+        warmup=warmup, repeats=repeats, total_ms=total, iqr_ms=iqr(np.asarray(found.totals_s)) * 1e3,
         profiled_ms=_median_ms(found.profiled_s), predicted_ms=_predicted_ms(rows, costs),
         unattributed_ms=total - sum(r.measured_ms for r in rows), nodes=tuple(rows),
-        peak_bytes=peak_bytes or {"measured": None, "predicted": None},
+        peak_bytes={"measured": None, **(peak_bytes or {}), **_predicted_peak(bundle, found.function, sizes, costs)},
+        memory=_memory(bundle.program, found.function, sizes, rows),
         calibration=_calibration(costs), roofs=_roofs(costs), versions=dict(m.versions),
         notes=(*times.notes, *(costs.notes if costs is not None else ())), **about,
     )  # fmt: skip
@@ -81,7 +85,9 @@ class Times:
         self.kernels: dict[str, list[str]] = {}
         for key in dict.fromkeys(self.owners[k.key] for k in found.runs[0] if k.key):
             self._node(key, found)
-        self.scale = self._scale(found)
+        own, total = self._runs(found), float(np.median(found.totals_s))
+        self.scale = total / float(np.median(own))
+        self.seconds = {key: seconds / own * total for key, seconds in self.seconds.items()}
         self.notes = self._notes(found, len(found.runs[0]))
 
     def _check(self, run: Sequence[KernelTime]) -> None:
@@ -99,11 +105,11 @@ class Times:
         self.starts[key] = max(0.0, started - first * (found.clock_s + found.gap_s))
         self.kernels[key] = [k.kernel for k in own[0]]
 
-    def _scale(self, found: Profiled) -> float:
-        """A run without profiling over one with it, less what profiling adds: never less than its kernels."""
+    def _runs(self, found: Profiled) -> np.ndarray:
+        """Seconds of each profiled run less what profiling adds to it: never less than its kernels. [repeats]"""
         added = len(found.runs[0]) * (found.clock_s + found.gap_s)
         kernels = np.sum(list(self.seconds.values()), axis=0)
-        return float(np.median(found.totals_s) / np.median(np.maximum(np.asarray(found.profiled_s) - added, kernels)))
+        return np.maximum(np.asarray(found.profiled_s) - added, kernels)
 
     def keys_of(self, owner: str) -> list[str]:
         """All nodes that are timed under this one, itself first."""
@@ -149,13 +155,13 @@ def _rows(
 
 
 def _row(times: Times, key: str, work: Work, predicted: tuple[Estimate, ...]) -> NodeRow:
-    step, seconds = times.steps[key], times.seconds[key] * times.scale
+    step, seconds = times.steps[key], times.seconds[key]
     ops = dict.fromkeys(times.steps[k].node.op.name for k in times.keys_of(key))
     measured = float(np.median(seconds)) * 1e3
     return NodeRow(
         name=key, op="+".join(ops), module=step.where.module, source=source_of(step.where),
         kernel="+".join(dict.fromkeys(times.kernels[key])), start_ms=times.starts[key] * times.scale * 1e3,
-        measured_ms=measured, iqr_ms=_iqr(seconds) * 1e3, flops=_int(work.flops),
+        measured_ms=measured, iqr_ms=iqr(seconds) * 1e3, flops=_int(work.flops),
         hardware_flops=_int(work.hardware_flops), read_bytes=_int(work.read_bytes),
         written_bytes=_int(work.written_bytes), **_told(predicted, measured),
     )  # fmt: skip
@@ -176,6 +182,7 @@ def _told(predicted: tuple[Estimate, ...], measured_ms: float) -> dict[str, Any]
 
 
 def source_of(where: Where) -> str:
+    """`file:line`, as a row shows it."""
     return f"{where.file}:{where.line}" if where.line else where.file
 
 
@@ -183,6 +190,32 @@ def _predicted_ms(rows: Sequence[NodeRow], costs: Costs | None) -> float | None:
     if costs is None:
         return None
     return sum(r.predicted_ms or 0.0 for r in rows) + costs.run_overhead_s * 1e3
+
+
+def _predicted_peak(
+    bundle: Bundle, function: str, sizes: Mapping[str, int], costs: Costs | None
+) -> dict[str, int | None]:
+    """None where it was not measured what the backend takes without a model."""
+    base = costs.runtime_bytes if costs is not None else None
+    if base is None:
+        return {"predicted": None}
+    peak = predicted_peak(bundle.program, function, sizes, bundle.plan_backend, base)
+    return {
+        "predicted": peak.total, "predicted_runtime": peak.runtime, "predicted_weights": peak.held.weights,
+        "predicted_opening": peak.held.opening, "predicted_run": peak.inputs + peak.run,
+    }  # fmt: skip
+
+
+def _memory(
+    program: Program, function: str, sizes: Mapping[str, int], rows: Sequence[NodeRow]
+) -> tuple[MemoryPoint, ...]:
+    """What the plan holds alive at each row: weights, inputs and values."""
+    fixed = weights_bytes(program) + sum(
+        dims.evaluate(v.type.bytes, sizes) for v in program.functions[function].inputs
+    )  # fmt: skip
+    names = {r.name: r.name for r in rows} | {r.name.rpartition("/")[0]: r.name for r in reversed(rows)}
+    points = timeline(program, function, sizes)
+    return tuple(MemoryPoint(names[p.name], fixed + p.live_bytes) for p in points if p.name in names)
 
 
 def _calibration(costs: Costs | None) -> str:
@@ -202,7 +235,8 @@ def _median_ms(seconds: Sequence[float]) -> float:
     return float(np.median(seconds)) * 1e3
 
 
-def _iqr(values: np.ndarray) -> float:
+def iqr(values: np.ndarray) -> float:
+    """The distance between the quartiles."""
     low, high = np.percentile(values, [25, 75])
     return float(high - low)
 
@@ -212,4 +246,4 @@ def _int(value: object) -> int:
     return value
 
 
-__all__ = ["Step", "Times", "check_asked", "measure", "owners", "source_of"]
+__all__ = ["Step", "Times", "check_asked", "iqr", "measure", "owners", "source_of"]

@@ -1,0 +1,126 @@
+"""`tundish profile` on the command line: its JSON, its files, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_kit import Command, command, made, refused  # noqa: F401  (fixtures)
+
+from tundish.ir.save import load
+
+ASKED = {"total_ms", "nodes", "unattributed_ms", "peak_bytes"}
+COLUMNS = {
+    "name", "op", "module", "source", "measured_ms", "predicted_ms", "flops", "read_bytes", "written_bytes", "roof",
+    "percent_of_roof",
+}  # fmt: skip
+QUICK = ("--warmup", "0", "--repeats", "2")
+
+
+def test_the_contract_for_scripts(command: Command, made: Path, tmp_path: Path) -> None:
+    files = {kind: tmp_path / f"a.{kind}" for kind in ("html", "trace", "csv")}
+    asked = [word for kind, file in files.items() for word in (f"--{kind}", file)]
+    told = command("profile", made / "bert.tundish", "--batch", "2", "--seq", "16", *QUICK, *asked, "--json")
+    assert told.code == 0, told.err
+    found = told.json
+    assert set(found) >= ASKED and all(set(n) >= COLUMNS for n in found["nodes"])  # type: ignore[call-overload,index]
+    assert found["sizes"] == {"batch": 2, "seq": 16}  # type: ignore[call-overload,index]
+    assert found["peak_bytes"]["measured"] > 0  # type: ignore[call-overload,index]
+    assert all(file.stat().st_size for file in files.values())
+
+
+def test_a_table_for_people(command: Command, made: Path) -> None:
+    told = command("profile", made / "bert.tundish", "--seq", "8", "--no-memory", *QUICK)
+    assert told.code == 0 and "unattributed" in told.out and "eling_bert.py:" in told.out
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (("--repeats", "0"), ("at least one run", "--repeats 0")),
+        (("--warmup", "-1"), ("--warmup -1",)),
+        (("--seq", "33"), ("seq is 33, outside 1..32", "--seq")),
+        (("--batch", "5"), ("batch is 5, outside 1..4", "--batch")),
+        (("--past", "5"), ("a prefill has no past",)),
+        (("--phase", "decode"), ("the bundle was compiled for prefill", "--phase decode")),
+        (("--phase", "training"), ("there is no phase 'training'",)),
+        (("--backend", "tpu"), ("there is no backend 'tpu'", "onnxruntime")),
+        (("--backend", "reference"), ("the bundle was compiled for onnxruntime", "--backend reference")),
+        (("--backend", "torch"), ("a bundle holds no torch module",)),
+        (("--entry", "second"), ("there is no entry 'second'",)),
+        (("--calibration", "nowhere.json"), ("nowhere.json",)),
+        (("--html", "no/such/folder.html"), ("there is no folder",)),
+    ],
+)
+def test_refusals(command: Command, made: Path, words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    refused(command("profile", made / "bert.tundish", "--no-memory", *words), *parts)
+
+
+def test_a_corrupt_calibration_is_named(command: Command, made: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    told = command("profile", made / "bert.tundish", "--calibration", tmp_path / "broken.json", "--no-memory")
+    refused(told, "broken.json is broken")
+
+
+def _changed(made: Path, folder: Path, **changes: object) -> Path:
+    """A copy of the bundle with another manifest."""
+    copy = folder / "changed.tundish"
+    shutil.copytree(made / "bert.tundish", copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+    return copy
+
+
+def test_a_bundle_for_another_machine(command: Command, made: Path, tmp_path: Path) -> None:
+    told = command("profile", _changed(made, tmp_path, features=["sve9"]), "--no-memory")
+    refused(told, "needs CPU features that this machine lacks: sve9")
+
+
+def test_a_bundle_of_a_backend_that_is_not_there(command: Command, made: Path, tmp_path: Path) -> None:
+    refused(command("profile", _changed(made, tmp_path, backend="tvm"), "--no-memory"), "there is no backend 'tvm'")
+
+
+def test_a_bundle_from_before_there_were_maps_of_nodes(
+    command: Command, made: Path, tmp_path: Path
+) -> None:
+    manifest = json.loads((made / "bert.tundish" / "manifest.json").read_text())
+    copy = _changed(made, tmp_path, files={k: v for k, v in manifest["files"].items() if "nodes.json" not in k})
+    (copy / "onnxruntime" / "forward.nodes.json").unlink()
+    refused(command("profile", copy, "--no-memory"), "made by an older tundish", "compile it again")
+
+
+def test_a_model_that_cannot_decode(command: Command) -> None:
+    refused(command("profile", "bert-tiny", "--phase", "decode", "--no-memory"), "does not generate text")
+
+
+def test_the_null_backend_runs_nothing(command: Command, made: Path) -> None:
+    refused(command("profile", made / "bert.tir", "--backend", "null", "--no-memory"), "the null backend runs nothing")
+
+
+def test_a_captured_graph_has_no_torch_module(command: Command, made: Path) -> None:
+    assert load(made / "bert.tir")
+    refused(command("profile", made / "bert.tir", "--backend", "torch"), "is no torch module")
+
+
+def test_a_decode_step(command: Command) -> None:
+    told = command("profile", "gpt2-tiny", "--phase", "decode", "--past", "20", "--no-memory", *QUICK, "--json")
+    assert told.code == 0, told.err
+    found = told.json
+    assert found["phase"] == "decode" and found["sizes"]["past"] == 20  # type: ignore[call-overload,index]
+    assert all(n["source"] for n in found["nodes"])  # type: ignore[call-overload,index]
+
+
+def test_a_torch_module_in_the_same_table(command: Command) -> None:
+    told = command("profile", "bert-tiny", "--seq", "8", "--backend", "torch", *QUICK, "--json")
+    assert told.code == 0, told.err
+    found = told.json
+    rows = found["nodes"]  # type: ignore[call-overload,index]
+    assert len({r["name"] for r in rows}) == len(rows)
+    queries = [r for r in rows if r["module"].endswith("attention.self.query")]
+    assert [r["op"] for r in queries] == ["linear"] * 3
+    assert all(r["kernel"].startswith("aten::linear") and "modeling_bert.py:" in r["source"] for r in queries)
+    assert {r["flops"] for r in queries} == {2 * 8 * 32 * 32 + 8 * 32}  # 2 per multiply-add, and the bias
+    total = sum(r["measured_ms"] for r in rows) + found["unattributed_ms"]  # type: ignore[call-overload,index]
+    assert total == pytest.approx(found["total_ms"])  # type: ignore[call-overload,index]
