@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ def _of_torch(
     repeats: int, threads: int | None,
 ) -> Profile:  # fmt: skip
     """The original torch module, in eager mode. Raises: TundishError for what is none."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler speaks on stderr; read when torch is loaded
     from .models.cases import make
     from .profiler.torch_profile import measure_torch
 
