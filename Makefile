@@ -14,7 +14,7 @@ FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler --ignore tes
 	--ignore tests/profiler/report/test_html.py
 PYTEST_ARGS ?=
 
-.PHONY: help install demo test test-slow check format fuzz bench onnx-table clean distclean
+.PHONY: help install demo test test-slow check format fuzz bench onnx-table account-table clean distclean
 
 help:
 	@echo "make demo       install, compile two models with real weights, verify, use and profile them"
@@ -24,6 +24,7 @@ help:
 	@echo "make fuzz       hostile input made at random: MINUTES=30, SEED=0, TARGET=bundle,onnx (all when not given)"
 	@echo "make bench      time our bundles against their peers, write docs/benchmarks.md"
 	@echo "make onnx-table run ONNX's own node cases, write docs/onnx.md"
+	@echo "make account-table  count the published models, write docs/accounting.md"
 	@echo "make clean      remove what these commands made, but the installation (make distclean)"
 
 install: $(INSTALLED)
@@ -80,6 +81,9 @@ bench: $(INSTALLED)
 
 onnx-table: $(DEV)
 	PYTHONPATH=tests $(BIN)/python -m parity.onnx_nodes --write docs/onnx.md
+
+account-table: $(DEV)
+	PYTHONPATH=tests $(BIN)/python -m parity.account_table --write docs/accounting.md
 
 clean:
 	rm -rf build dist demo *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
