@@ -87,7 +87,7 @@ class Times:
             self._node(key, found)
         own, total = self._runs(found), float(np.median(found.totals_s))
         self.scale = total / float(np.median(own))
-        self.seconds = {key: seconds / own * total for key, seconds in self.seconds.items()}
+        self.seconds = shared(self.seconds, own, total)
         self.notes = self._notes(found, len(found.runs[0]))
 
     def _check(self, run: Sequence[KernelTime]) -> None:
@@ -123,6 +123,19 @@ class Times:
             told += f": {each:.1f} us for each of {kernels} kernels is taken off, and times scaled by {self.scale:.3f}"
         lost = [k.kernel for k in found.runs[0] if not k.key]
         return (told, *([f"{len(lost)} kernels are of no node, {lost[0]} the first: unattributed"] if lost else []))
+
+
+def shared(seconds: Mapping[str, np.ndarray], runs: np.ndarray, total_s: float) -> dict[str, np.ndarray]:
+    """Each node's seconds in each run, [repeats], as what they are of a run that takes `total_s`.
+
+    Medians do not add up: what disturbs a run hits another node each time, and all medians leave it out. So they are
+    scaled to add up to the median share that all nodes together have of a run; the rest is truly in no node.
+    """
+    shares = {key: s / runs for key, s in seconds.items()}
+    together = float(np.median(np.sum(list(shares.values()), axis=0)))
+    medians = sum(float(np.median(s)) for s in shares.values())
+    factor = together / medians if medians else 0.0
+    return {key: s * factor * total_s for key, s in shares.items()}
 
 
 def owners(run: Iterable[KernelTime]) -> dict[str, str]:
@@ -246,4 +259,4 @@ def _int(value: object) -> int:
     return value
 
 
-__all__ = ["Step", "Times", "check_asked", "iqr", "measure", "owners", "source_of"]
+__all__ = ["Step", "Times", "check_asked", "iqr", "measure", "owners", "shared", "source_of"]

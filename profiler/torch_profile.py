@@ -18,7 +18,7 @@ from ..ir.diagnostics import RunError, Where
 from ..ir.graph import Program
 from ..ir.tensor import Work
 from ..ir.walk import walk
-from .measure import check_asked, iqr, source_of
+from .measure import check_asked, iqr, shared, source_of
 from .profiles import NodeRow, Profile
 
 _MARK = "tundish:"
@@ -175,19 +175,19 @@ def _kernel(event: Any) -> str:
 
 
 def _rows(calls: list[_Call], spans: _Spans, totals: Sequence[float], profiled: Sequence[float]) -> list[NodeRow]:
-    whole, scale = np.asarray(profiled), float(np.median(totals))
+    whole, total = np.asarray(profiled), float(np.median(totals))
+    kept = {i: call.where for i, call in enumerate(calls) if call.where is not None}
+    seconds = shared({str(i): np.array([run[i][1] for run in spans]) for i in kept}, whole, total)
     rows, seen = [], dict[str, int]()
-    for i, call in enumerate(calls):
-        if call.where is None:
-            continue
-        starts, seconds = (np.array([run[i][k] for run in spans]) / whole for k in (0, 1))  # shares of the run
-        name = f"{call.where.module}/{call.name}" if call.where.module else call.name
+    for i, where in kept.items():
+        name = f"{where.module}/{calls[i].name}" if where.module else calls[i].name
         seen[name] = seen.get(name, 0) + 1
+        start = float(np.median([run[i][0] for run in spans] / whole)) * total
         rows.append(
             NodeRow(
-                name=f"{name}#{seen[name]}", op=call.name, module=call.where.module, source=source_of(call.where),
-                kernel=spans[0][i][2], start_ms=float(np.median(starts)) * scale * 1e3,
-                measured_ms=float(np.median(seconds)) * scale * 1e3, iqr_ms=iqr(seconds * scale) * 1e3,
+                name=f"{name}#{seen[name]}", op=calls[i].name, module=where.module, source=source_of(where),
+                kernel=spans[0][i][2], start_ms=start * 1e3, measured_ms=float(np.median(seconds[str(i)])) * 1e3,
+                iqr_ms=iqr(seconds[str(i)]) * 1e3,
             )
         )
     return rows

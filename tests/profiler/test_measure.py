@@ -13,7 +13,7 @@ import tundish
 from tundish.backends.bundle import Bundle, write_bundle
 from tundish.backends.inputs import random_inputs
 from tundish.ir.walk import Step, steps
-from tundish.profiler.measure import measure, owners
+from tundish.profiler.measure import measure, owners, shared
 from tundish.profiler.measure_work import works
 
 FEW = ("bert-tiny", "vit-tiny", "bloom-tiny")  # ONNX Runtime fuses, renames, reorders and splits in these
@@ -105,3 +105,12 @@ def test_the_reference_times_its_nodes_too(tmp_path: Path) -> None:
     ran = {s.key for s in steps(bundle.program)}
     assert {r.name for r in profile.nodes} == ran  # the evaluator runs them all, one by one
     assert 0 <= profile.unattributed_ms < profile.total_ms / 2
+
+
+def test_shares_of_disturbed_runs_add_up_to_what_the_nodes_take() -> None:
+    """Each run is disturbed in another node: no median sees it, and yet none of it is unattributed."""
+    runs = np.array([14.0, 14.0, 14.0, 14.0])
+    seconds = {name: np.where(np.arange(4) == i, 6.0, 2.0) for i, name in enumerate("abcd")}
+    found = shared(seconds, runs, 8.0)
+    assert sum(float(np.median(s)) for s in found.values()) == pytest.approx(8.0 * 12 / 14)
+    assert len({round(float(np.median(s)), 9) for s in found.values()}) == 1
