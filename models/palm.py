@@ -34,7 +34,7 @@ class Palm(nn.Module):
         """input_ids [b, s] -> logits [b, s, vocabulary], scaled by 1 / sqrt(d) as the shared embeddings need."""
         frequencies: Any = self.frequencies
         places = torch.arange(input_ids.shape[1], device=input_ids.device, dtype=torch.float32)
-        angles_sk = (places[:, None] * frequencies).repeat(1, 2)
+        angles_sk = torch.cat((places[:, None] * frequencies,) * 2, -1)
         x_bsd = self.embed(input_ids)
         cos, sin = angles_sk.cos().to(x_bsd.dtype), angles_sk.sin().to(x_bsd.dtype)
         for layer in self.layers:

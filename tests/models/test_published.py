@@ -32,6 +32,7 @@ CASES: dict[str, tuple[Config, Config, dict[str, int]]] = {
     ),
     "palm-tiny": ({"layers": 4}, {"layers": 9}, {"layers": 9}),
 }  # fmt: skip
+SLOW = ("llama-tiny", "t5-tiny")
 
 
 def program(name: str, config: Config, step: bool = False) -> tundish.Program:
@@ -39,7 +40,7 @@ def program(name: str, config: Config, step: bool = False) -> tundish.Program:
     return fold(captured(decode_step(source) if step else source, {}))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
 def test_a_stretched_model_is_the_full_capture_of_it(name: str) -> None:
     few, many, depths = CASES[name]
     found, full = verify(stretch(program(name, few), depths)), program(name, many)
@@ -56,6 +57,7 @@ def test_caches_of_a_stretched_decode_step_bear_their_layers_names(name: str) ->
     assert to_text(found) == to_text(program(name, many, step=True))
 
 
+@pytest.mark.slow
 def test_periods_of_two_layers_stretch_by_two() -> None:
     kinds = ["sliding_attention", "full_attention"]
     few, many = ({"num_hidden_layers": 2 * n, "layer_types": kinds * n} for n in (3, 5))
@@ -75,4 +77,4 @@ def test_weights_that_no_machine_holds_are_refused_up_front_with_the_figure(name
 
 def test_the_account_says_that_there_are_no_weights_and_what_was_repeated() -> None:
     notes = tundish.account("llama-3-8b", seq=16)["notes"]
-    assert notes == ["shapes only: it has no weights", "model.layers: a few layers captured, repeated to 32"]
+    assert {"shapes only: it has no weights", "model.layers: a few layers captured, repeated to 32"} <= set(notes)
