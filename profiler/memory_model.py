@@ -1,8 +1,9 @@
 """What a run holds in memory at most, from the plan and what is known of the backend.
 
 ONNX Runtime reads weights where they lie in the bundle's file, whose mapped pages are the file's and count for nothing
-here. It copies those of matrix products into blocks for its kernels when it opens (N rounded up to 16), and first
-transposes those that are stored the other way round; such a copy is given back, but stays until all are packed.
+here. It copies those of matrix products into blocks for its kernels when it opens (N rounded up to 16), one after the
+other, each mapped as long, and first transposes those that are stored the other way round; such a copy is given back,
+but stays until all are packed.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def _bytes(value: Value, sizes: Mapping[str, int]) -> int:
 def _onnxruntime(program: Program, function: str, sizes: Mapping[str, int]) -> Held:
     derived = derived_weights(program)
     packed: dict[str, int] = {}
-    opening: dict[str, int] = {}
+    transposed: dict[str, int] = {}
+    largest = 0
     for node, names in _reads(program, function):
         for at, name in enumerate(names):
             if name is None:
@@ -109,8 +111,10 @@ def _onnxruntime(program: Program, function: str, sizes: Mapping[str, int]) -> H
                 continue
             packed[name] = size // max(1, shape[-1]) * -(-shape[-1] // _PANEL) * _PANEL if len(shape) == 2 else size
             if name in derived:
-                opening[name] = size
-    return Held(sum(packed.values()), sum(opening.values()))
+                transposed[name] = size
+            else:
+                largest = max(largest, size)
+    return Held(sum(packed.values()), max(largest, sum(transposed.values())))
 
 
 def _all(program: Program, function: str, sizes: Mapping[str, int]) -> Held:
