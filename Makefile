@@ -22,7 +22,7 @@ help:
 	@echo "make test-slow  the tests left out of that: full-size models, a GPU where there is one"
 	@echo "make check      ruff, mypy and the fast tests, under a minute"
 	@echo "make fuzz       hostile input made at random: MINUTES=30, SEED=0, TARGET=bundle,onnx (all when not given)"
-	@echo "make bench      time our bundles against their peers, write docs/benchmarks.md"
+	@echo "make bench      calibrate, hold predictions against measurements, race our bundles and their peers; docs/benchmarks.md"
 	@echo "make onnx-table run ONNX's own node cases, write docs/onnx.md"
 	@echo "make account-table  count the published models, write docs/accounting.md"
 	@echo "make clean      remove what these commands made, but the installation (make distclean)"
@@ -77,6 +77,8 @@ fuzz: $(DEV)
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz --minutes $(MINUTES) --seed $(SEED) --target "$(TARGET)"
 
 bench: $(INSTALLED)
+	$(BIN)/python -m tundish calibrate
+	$(BIN)/python -m tundish predictions --write docs/benchmarks.md
 	$(BIN)/python -m tundish bench --write docs/benchmarks.md
 
 onnx-table: $(DEV)

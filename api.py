@@ -28,15 +28,15 @@ from .profiler.report.table import pairs, table
 from .profiler.report.terminal import show as show_profile
 from .profiler.report.write import check_files as check_reports
 from .profiler.report.write import write as write_reports
-from .profiling import profile
+from .profiling import predictions, profile
 from .tuned import tune
 from .work import PRECISIONS, Asked, Span, Work, after_passes
 
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "calibrate", "capture",
     "check_reports", "compile", "demo", "diff", "doctor", "explain", "export", "load", "models", "ops", "pairs",
-    "profile", "read_percent", "run", "show", "show_account", "show_diff", "show_profile", "stages", "summary",
-    "table", "targets", "tune", "verify", "version", "write_reports",
+    "predictions", "profile", "read_percent", "run", "show", "show_account", "show_diff", "show_profile", "stages",
+    "summary", "table", "targets", "tune", "verify", "version", "write_reports",
 ]  # fmt: skip
 NOTES = "notes.json"
 

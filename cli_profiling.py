@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_base import AsJson, BatchSize, PastSize, SeqSize, TaskName, Threads, app, print_json
+from .cli_base import AsJson, BatchSize, PastSize, SeqSize, TaskName, Threads, app, print_json, print_rows
 
 Profiled = Annotated[str, typer.Argument(help="a bundle, or a model, which is compiled first")]
 PhaseOrOwn = Annotated[str | None, typer.Option(help="prefill or decode; the bundle's own when not given")]
@@ -51,3 +51,28 @@ def profile(
     api.show_profile(found)
     for kind, file in written.items():
         print(f"{kind}: {file}")
+
+
+@app.command()
+def predictions(
+    model: Annotated[str | None, typer.Argument(help="a model or bundle; the five of the docs when not given")] = None,
+    batch: BatchSize = 1,
+    seq: SeqSize = None,
+    threads: Threads = None,
+    repeats: Annotated[int, typer.Option(min=1, help="runs whose medians are compared")] = 25,
+    calibration: Annotated[Path | None, typer.Option(help="a file of `tundish calibrate`")] = None,
+    write: Annotated[Path | None, typer.Option(help="the markdown file whose table to rewrite")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold predicted times and memory against measured ones."""
+    from . import api
+
+    with api.stages(as_json) as progress:
+        found = api.predictions(
+            model, batch=batch, seq=seq, threads=threads, repeats=repeats, calibration=calibration, write=write,
+            progress=progress,
+        )  # fmt: skip
+    if as_json:
+        print_json(found)
+    else:
+        print_rows([{k: v for k, v in row.items() if k not in ("sizes", "calibration")} for row in found["rows"]])

@@ -63,6 +63,38 @@ def profile(
     return found
 
 
+def predictions(
+    model: Any = None, *, batch: int = 1, seq: int | None = None, threads: int | None = None, repeats: int = 25,
+    calibration: str | Path | None = None, write: str | Path | None = None, progress: Progress = silent,
+) -> dict[str, Any]:  # fmt: skip
+    """How far the predicted times and memory of a model are from measured ones; rows as `predictions.compared` gives.
+
+    model: None for the five of docs/benchmarks.md, each on one thread and on all. write: the markdown file to rewrite.
+    Raises: TundishError where this machine is not calibrated.
+    """
+    from .compiler.hardware.calibration import find_calibration
+    from .compiler.hardware.machine import this_machine
+    from .profiler.benchmarks import Workload
+    from .profiler.predictions import WORKLOADS, compared, write_predictions
+
+    found, reason = find_calibration(this_machine(), None if calibration is None else Path(calibration))
+    if found is None:
+        raise TundishError("nothing is predicted that could be compared", found=reason, hint="run `tundish calibrate`")
+    cores = len(os.sched_getaffinity(0))
+    rows = []
+    for load in WORKLOADS if model is None else (Workload(str(model), batch, seq),):
+        with _bundle(load.model, {"batch": load.batch, "seq": load.seq, "past": None}, None, None, None, progress) as b:
+            for count in (threads,) if threads else sorted({1, cores}):
+                progress(f"{load.model}, {count} threads", 0.9)
+                profiled = profile(
+                    b, batch=load.batch, seq=load.seq, threads=count, repeats=repeats, calibration=calibration
+                )  # fmt: skip
+                rows.append({**compared(profiled), "model": load.model})
+    if write is not None:
+        write_predictions(Path(write), rows)
+    return {"rows": rows}
+
+
 def _of_torch(
     model: Any, asked: Mapping[str, int | None], phase: str, task: str | None, progress: Progress, warmup: int,
     repeats: int, threads: int | None,

@@ -65,6 +65,10 @@ _LLAMA_LIKE = {
     "vocab_size": 32000, "hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16,
     "num_key_value_heads": 16, "intermediate_size": 2816, "max_position_embeddings": 2048,
 }  # fmt: skip
+_LLAMA_HALF = {
+    "vocab_size": 151936, "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2, "intermediate_size": 4864, "max_position_embeddings": 2048, "tie_word_embeddings": True,
+}  # fmt: skip
 _SMOLLM2 = {
     "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
     "num_key_value_heads": 3, "intermediate_size": 1536, "max_position_embeddings": 8192,
@@ -145,6 +149,7 @@ ZOO: dict[str, Named] = {
     ),
     "minilm-random": Entry("bert", "BertModel", _MINILM, 22_713_216, "the shape of all-MiniLM-L6-v2"),
     "smollm2-random": Entry("llama", "LlamaForCausalLM", _SMOLLM2, 134_515_008, "the shape of SmolLM2-135M"),
+    "llama-0.5b": Entry("llama", "LlamaForCausalLM", _LLAMA_HALF, 494_005_120, "24 layers, H 896, 2 KV heads"),
     "llama-like": Entry("llama", "LlamaForCausalLM", _LLAMA_LIKE, 219_702_272, "12 layers, H 1024"),
     **PUBLISHED,
 }

@@ -42,7 +42,7 @@ _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "openvin
 
 def write_tables(path: Path, results: list[dict[str, Any]]) -> None:
     """Rewrites the tables of the peers in a markdown file; the rest is kept."""
-    write_part(path, PEERS, "\n\n".join([_machine(), *(_table(r) for r in results)]))
+    write_part(path, PEERS, "\n\n".join([machine_line(), *(_table(r) for r in results)]))
 
 
 def write_part(path: Path, part: str, body: str) -> None:
@@ -57,7 +57,8 @@ def write_part(path: Path, part: str, body: str) -> None:
     path.write_text(f"{head}{begin}\n{body}\n{end}{tail}")
 
 
-def _machine() -> str:
+def machine_line() -> str:
+    """The date, the machine and the versions of what was measured."""
     machine = this_machine()
     versions = []
     for package in _PACKAGES:
