@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ..ir.diagnostics import LoadError
-from ..ir.weight_file import writing
+from ..ir.weight_file import write_whole, writing
 from .hardware.machine import Machine
 from .tuning import Answer, Site, Table
 
@@ -155,7 +154,7 @@ def choose_table(asked: str | Path | None, machine: Machine, engine: str) -> Cho
     if asked is not None and str(asked) == NONE:
         return Chosen(Table())
     place = Path(asked) if asked is not None else default_place(chip)
-    named = asked is not None or PLACE in os.environ
+    named = asked is not None or bool(os.environ.get(PLACE))
     if place is None or (asked is None and not place.exists()):
         return Chosen(Table())
     found = read_table(place)
@@ -240,18 +239,5 @@ def add(path: Path, chip: Chip, trials: Sequence[Trial] = (), entries: Sequence[
     table = TableFile(SCHEMA, chip, [merged[k] for k in sorted(merged)], [*found.trials, *trials])
     with writing(path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
+        write_whole(path, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
     return table
-
-
-def _replace(path: Path, text: bytes) -> None:
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -36,14 +37,12 @@ def write_weights(path: Path, items: Iterable[Item]) -> dict[str, Stored]:
     ordered = sorted(items, key=lambda item: -_alignment(_size_bytes(item[1])))
     header = _header(ordered)
     stored: dict[str, Stored] = {}
-    with writing(path.name), replacing(path) as aside, aside.open("wb") as file:
+    with writing(path.name), replacing(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for name, type, make in ordered:
             data = _bytes(name, type, make())
             file.write(data)
             stored[name] = Stored(path.name, name, hashlib.sha256(data).hexdigest())
-        file.flush()
-        os.fsync(file.fileno())
     return stored
 
 
@@ -60,11 +59,14 @@ def writing(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A sibling to write into, renamed to `path` when the block ends well."""
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A sibling to write into, on the disk and renamed to `path` when the block ends well."""
     aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        yield aside
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -72,10 +74,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a small file that appears whole or not at all. Raises: BuildError where it cannot be written."""
-    with writing(path.name), replacing(path) as aside, aside.open("wb") as file:
+    with writing(path.name), replacing(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _header(items: Iterable[Item]) -> bytes:

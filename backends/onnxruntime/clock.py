@@ -6,7 +6,7 @@ of kernels that do nothing tells how many: their times in a profile, less what t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from .wire import block, number
 
 _NODES, _OP = 256, "Neg"
 _FLOAT, _IR_VERSION, _OPSET = 1, 10, 17
@@ -16,32 +16,17 @@ SHAPE = (1,)
 def chain(nodes: int = _NODES) -> bytes:
     """A model x -> y of so many kernels on one number, as an ONNX file.
 
-    Field numbers and wire types as in onnx.proto: what has a length is wire type 2, a number 0.
+    Field numbers as in onnx.proto.
     """
     names = ["x", *(f"v{i}" for i in range(1, nodes)), "y"]
     body = b"".join(
-        _bytes(1, _bytes(1, a.encode()) + _bytes(2, b.encode()) + _bytes(3, b.encode()) + _bytes(4, _OP.encode()))
+        block(1, block(1, a.encode()) + block(2, b.encode()) + block(3, b.encode()) + block(4, _OP.encode()))
         for a, b in zip(names, names[1:], strict=False)
     )
-    graph = body + _bytes(2, b"chain") + _bytes(11, _value("x")) + _bytes(12, _value("y"))
-    return _number(1, _IR_VERSION) + _bytes(7, graph) + _bytes(8, _number(2, _OPSET))
+    graph = body + block(2, b"chain") + block(11, _value("x")) + block(12, _value("y"))
+    return number(1, _IR_VERSION) + block(7, graph) + block(8, number(2, _OPSET))
 
 
 def _value(name: str) -> bytes:
-    shape = b"".join(_bytes(1, _number(1, size)) for size in SHAPE)
-    return _bytes(1, name.encode()) + _bytes(2, _bytes(1, _number(1, _FLOAT) + _bytes(2, shape)))
-
-
-def _bytes(field: int, content: bytes) -> bytes:
-    return bytes([field << 3 | 2, *_varint(len(content))]) + content
-
-
-def _number(field: int, value: int) -> bytes:
-    return bytes([field << 3, *_varint(value)])
-
-
-def _varint(value: int) -> Iterator[int]:
-    while value >= 0x80:
-        yield value & 0x7F | 0x80
-        value >>= 7
-    yield value
+    shape = b"".join(block(1, number(1, size)) for size in SHAPE)
+    return block(1, name.encode()) + block(2, block(1, number(1, _FLOAT) + block(2, shape)))

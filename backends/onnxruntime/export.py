@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -11,18 +10,19 @@ import numpy as np
 
 from ...compiler.plan import Plan
 from ...ir.diagnostics import BuildError
-from ...ir.weight_file import writing
+from ...ir.weight_file import replacing, write_whole, writing
 from ...ir.weights import materialize
 from .lower import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
 from .model import Model, emit, external, proto, tensor_header
+from .wire import tag, varint
 
 if TYPE_CHECKING:
     import onnx
 
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 _PAGE = 4096
-# Field numbers and wire tags of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
-_GRAPH, _INITIALIZER, _RAW_DATA = b"\x3a", b"\x2a", b"\x4a"
+# Fields of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
+_GRAPH, _INITIALIZER, _RAW_DATA = tag(7), tag(5), tag(9)
 
 
 def export_onnx(
@@ -43,14 +43,14 @@ def export_onnx(
     with writing(out.name):
         out.parent.mkdir(parents=True, exist_ok=True)
         if total + (1 << 24) < limit_bytes:
-            _replace(out, lambda file: _write_inline(model, plan, file))
+            with replacing(out) as file:
+                _write_inline(model, plan, file)
             return _row(model, portable, [out])
         data = out.with_name(out.name + ".data")
-        spans: dict[str, tuple[str, int, int]] = {}
-        _replace(data, lambda file: spans.update(_write_data(model, plan, file, data.name)))
+        with replacing(data) as file:
+            spans = _write_data(model, plan, file, data.name)
         tensors = external(model, spans, lambda key: materialize(plan.program.weights[key]))
-        text = proto(model, tensors).SerializeToString(deterministic=True)
-        _replace(out, lambda file: file.write(text))
+        write_whole(out, proto(model, tensors).SerializeToString(deterministic=True))
         return _row(model, portable, [out, data])
 
 
@@ -69,19 +69,6 @@ def _row(model: Model, portable: bool, files: list[Path]) -> dict[str, Any]:
         "nodes": len(model.nodes), "inputs": [v.name for v in model.graph.inputs],
         "outputs": list(model.graph.output_names),
     }  # fmt: skip
-
-
-def _replace(path: Path, write: object) -> None:
-    """Writes a file aside and renames it, so that an interrupted run leaves the old one."""
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            write(file)  # type: ignore[operator]
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _arrays(model: Model, plan: Plan) -> Iterator[tuple[str, np.ndarray]]:
@@ -107,12 +94,12 @@ def _write_inline(model: Model, plan: Plan, file: IO[bytes]) -> None:
     heads = {key: _head(model, key) for key in model.weights}
     sizes = {key: int(str(t.bytes)) for key, t in model.types.items()}
     length = len(graph) + sum(
-        len(_INITIALIZER) + len(_varint(len(head) + sizes[key])) + len(head) + sizes[key]
+        len(_INITIALIZER) + len(varint(len(head) + sizes[key])) + len(head) + sizes[key]
         for key, head in heads.items()
     )
-    file.write(whole.SerializeToString(deterministic=True) + _GRAPH + _varint(length) + graph)
+    file.write(whole.SerializeToString(deterministic=True) + _GRAPH + varint(length) + graph)
     for key, array in _arrays(model, plan):
-        file.write(_INITIALIZER + _varint(len(heads[key]) + sizes[key]) + heads[key])
+        file.write(_INITIALIZER + varint(len(heads[key]) + sizes[key]) + heads[key])
         file.write(array.reshape(-1).view(np.uint8).data)
 
 
@@ -120,13 +107,4 @@ def _head(model: Model, key: str) -> bytes:
     """A TensorProto up to the bytes of its raw_data."""
     header: onnx.TensorProto = tensor_header(model.weights[key], model.types[key])
     text: bytes = header.SerializeToString(deterministic=True)
-    return text + _RAW_DATA + _varint(int(str(model.types[key].bytes)))
-
-
-def _varint(value: int) -> bytes:
-    """Source: Protocol Buffers, "Encoding", base 128 varints."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
+    return text + _RAW_DATA + varint(int(str(model.types[key].bytes)))

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from ...ir.diagnostics import LoadError
+from .wire import fields
 
 SCHEMA = 1
 Keys = tuple[str, ...]
@@ -129,49 +129,16 @@ def _follow(found: dict[str, Keys], order: Iterable[tuple[OnnxNode, Keys, Mappin
 def read_nodes(data: bytes) -> list[OnnxNode]:
     """The nodes of a model's file. Raises: LoadError where it is not one."""
     try:
-        graphs = [v for field, v in _fields(memoryview(data)) if field == _GRAPH]
-        return [_node(v) for graph in graphs for field, v in _fields(graph) if field == _NODE]
+        graphs = [v for field, v in fields(memoryview(data)) if field == _GRAPH]
+        return [_node(v) for graph in graphs for field, v in fields(graph) if field == _NODE]
     except (IndexError, ValueError, TypeError) as error:
         raise LoadError("the model's file cannot be read as protobuf", found=str(error)) from error
 
 
 def _node(data: memoryview) -> OnnxNode:
     texts: dict[int, list[str]] = {_INPUT: [], _OUTPUT: [], _NAME: [], _OP_TYPE: []}
-    for field, value in _fields(data):
+    for field, value in fields(data):
         if field in texts:
             texts[field].append(bytes(value).decode())
     inputs, outputs = (tuple(t for t in texts[f] if t) for f in (_INPUT, _OUTPUT))
     return OnnxNode("".join(texts[_NAME]), "".join(texts[_OP_TYPE]), inputs, outputs)
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
-    """(field number, value): bytes of fields with a length, None of others. Source: protobuf's encoding guide."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == 2:
-            length, at = _varint(data, at)
-            if at + length > len(data):
-                raise ValueError("a field is longer than its message")
-            yield tag >> 3, data[at : at + length]
-            at += length
-        elif kind == 0:
-            _, at = _varint(data, at)
-        else:
-            at += {1: 8, 5: 4}.get(kind) or _unknown(kind)
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-
-
-def _unknown(kind: int) -> int:
-    raise ValueError(f"there is no wire type {kind}")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from ...ir.diagnostics import BuildError, LoadError
+from ...ir.diagnostics import LoadError
+from ...ir.weight_file import write_whole, writing
 from .caches import Cache
 from .machine import Machine
 
@@ -173,20 +173,9 @@ def default_path(target: str = "cpu", environ: Mapping[str, str] | None = None) 
 def write_calibration(path: Path, calibration: Calibration) -> None:
     """Writes the file whole or not at all. Raises: BuildError."""
     text = msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n"
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with writing(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        problem = f"cannot write {path}: {error.strerror or error}"
-        raise BuildError(problem, hint="choose another place with -o") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
+        write_whole(path, text)
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -263,7 +252,7 @@ def find_calibration(
     Raises: LoadError on a broken file.
     """
     place = path or default_path(machine.target)
-    if path is None and not place.is_file() and PLACE not in os.environ:
+    if path is None and not place.is_file() and not os.environ.get(PLACE):
         return None, "this machine was never calibrated (tundish calibrate)"
     found = read_calibration(place)
     reason = mismatch(found, machine, device)
