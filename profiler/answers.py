@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from .parity import MOST, NOISE, TOLERANCE
 
 Arrays = Mapping[str, np.ndarray]
 Named = Sequence[tuple[str, np.ndarray]]
+ANSWER = "answer.npz"  # the file of a competitor's outputs, under names with their number before them
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,12 @@ class Difference:
 
     max_abs: float | None
     problem: str = ""
+
+
+def read_answer(file: Path) -> list[tuple[str, np.ndarray]]:
+    """What a competitor's process wrote there: its outputs in order."""
+    with np.load(file, allow_pickle=False) as held:
+        return [(key.partition(":")[2], held[key]) for key in held.files]
 
 
 def reference(origin: str, outputs: Arrays, exact: Arrays | None) -> Reference:

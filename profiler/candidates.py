@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..ir.diagnostics import TundishError
+from .process import environment
 
 MOST_WORKERS = 256
 Files = dict[str, bytes]
@@ -136,7 +137,7 @@ def _in_process(job: Job) -> Outcome:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "tundish.profiler.candidates"], input=json.dumps(asdict(job)).encode(),
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},  # finds us where we are found
+        env=environment(),
     )  # fmt: skip
     if done.returncode:
         return Outcome(f"the process that built it ended with code {done.returncode}")

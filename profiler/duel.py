@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..ir.diagnostics import RunError
-from .answers import Reference, difference
+from .answers import ANSWER, Reference, difference, read_answer
 from .paired import Paired, paired
-from .rounds import Round, race
+from .rounds import Round, chosen, race
 from .workers import Worker
 
 BASE, OTHER = "base", "other"
@@ -89,9 +89,8 @@ def duel(
             if "error" in worker.ready:
                 return _failed(who, worker.ready["error"])
             workers[who] = worker, worker.ready["run_s"]
-        apart = difference(
-            _answer(folder, OTHER), Reference("the best before it", dict(_answer(folder, BASE))), inputs, dtype
-        )
+        before = Reference("the best before it", dict(read_answer(folder / BASE / ANSWER)))
+        apart = difference(read_answer(folder / OTHER / ANSWER), before, inputs, dtype)
         if apart.problem:
             return Duel(None, problem=apart.problem, wrong=True)
         cpus = sorted(os.sched_getaffinity(0))
@@ -112,15 +111,9 @@ def hopeless(ran: Sequence[Round]) -> bool:
 
 def judged(ran: Sequence[Round], wanted: int) -> Duel:
     """The rounds that were clean; where fewer than wanted were, those that were disturbed least."""
-    def unrest(r: Round) -> float:
-        return max(r[BASE].disturbance, r[OTHER].disturbance)
-
-    clean = [r for r in ran if unrest(r) <= 1.0]
-    short = len(clean) < min(wanted, len(ran))
-    chosen = sorted(ran, key=unrest)[:wanted] if short else clean
-    note = "" if not short else f"the machine was busy elsewhere: {len(clean)} of {len(ran)} rounds were clean"
-    times = paired([r[BASE].ms for r in chosen], [r[OTHER].ms for r in chosen])
-    return Duel(times, len(ran) - len(clean), note=note)
+    kept = chosen([(r[BASE], r[OTHER]) for r in ran], wanted)
+    times = paired([base.ms for base, _ in kept.pairs], [other.ms for _, other in kept.pairs])
+    return Duel(times, kept.dropped, note=kept.note)
 
 
 def _failed(who: str, error: str) -> Duel:
@@ -134,10 +127,5 @@ def _job(folder: Path, who: str, side: Side) -> dict[str, Any]:
     own.mkdir()
     return {
         "kind": _OPENER, "peer": who, "path": str(side.path), "threads": side.threads, "run": dict(side.run),
-        "folder": str(own), "inputs": str(folder / "inputs.npz"), "answer": str(own / "answer.npz"),
+        "folder": str(own), "inputs": str(folder / "inputs.npz"), "answer": str(own / ANSWER),
     }  # fmt: skip
-
-
-def _answer(folder: Path, who: str) -> list[tuple[str, np.ndarray]]:
-    with np.load(folder / who / "answer.npz", allow_pickle=False) as file:
-        return [(key.partition(":")[2], file[key]) for key in file.files]

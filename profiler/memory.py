@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..ir.diagnostics import RunError
-from .workers import environment
+from .process import environment, peak_bytes, resident_bytes
 
 _RUNS = 3
 _MARGIN = 1 << 20
@@ -41,7 +42,7 @@ def measured_peak(bundle: Path, inputs: Mapping[str, np.ndarray], *, entry: str,
         np.savez(file, **dict(inputs))  # type: ignore[arg-type]
         job = {"bundle": str(bundle), "inputs": str(file), "entry": entry, "threads": threads}
         done = subprocess.run(
-            [sys.executable, "-m", "tundish.profiler.memory", json.dumps(job)], env=environment(),
+            [sys.executable, "-P", "-m", "tundish.profiler.memory", json.dumps(job)], env=environment(),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
     lines = done.stdout.splitlines()
@@ -54,14 +55,6 @@ def measured_peak(bundle: Path, inputs: Mapping[str, np.ndarray], *, entry: str,
 # -- the child's end -----------------------------------------------------------------------------------
 
 
-def resident(what: str = "VmRSS") -> int:
-    """Bytes of this process now, or at most so far (`VmHWM`), as the kernel counts them."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{what}:"):
-            return int(line.split()[1]) * 1024
-    raise RunError("this system does not tell how much memory a process holds")
-
-
 def _measure(job: dict[str, str]) -> Peak:
     from ..backends.bundle import open_bundle
     from ..backends.registry import get
@@ -70,13 +63,14 @@ def _measure(job: dict[str, str]) -> Peak:
     get(bundle.plan_backend).versions()  # loads its library
     with np.load(job["inputs"], allow_pickle=False) as file:
         inputs = {k: file[k] for k in file.files}
-    libraries = resident()
+    libraries = resident_bytes()
     bundle.run(inputs, entry=job["entry"])  # opens it too
-    opened = resident("VmHWM")
-    Path("/proc/self/clear_refs").write_text("5")  # the largest size so far is counted from here on
+    opened = peak_bytes()
+    with suppress(OSError):  # not every system lets it: what it needs while it opens then counts for all of its life
+        Path("/proc/self/clear_refs").write_text("5")  # the largest size so far is counted from here on
     for _ in range(_RUNS - 1):
         bundle.run(inputs, entry=job["entry"])
-    later, mapped = resident("VmHWM"), mapped_bytes(bundle.weights)
+    later, mapped = peak_bytes(), mapped_bytes(bundle.weights)
     opening = opened > later + _MARGIN  # what it holds for good is in both; so the most was while it opened
     return Peak(opened if opening else later - mapped, mapped, libraries)
 

@@ -89,6 +89,12 @@ def disturbance(load: Load, threads: int) -> float:
     return max((load.others_s + load.stolen_s) / allowed_s, switches)
 
 
+def others_share(load: Load, cpus: int) -> float:
+    """The share of the CPUs' time that others took, or that was stolen; 0 where it is unknown."""
+    others_s = (load.others_s or 0.0) + load.stolen_s
+    return others_s / (load.wall_s * cpus) if load.wall_s > 0 else 0.0
+
+
 def is_clean(load: Load, threads: int) -> bool:
     """Whether the machine worked for this process alone."""
     return disturbance(load, threads) <= 1.0

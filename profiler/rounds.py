@@ -29,6 +29,7 @@ class Slot:
 
 
 Round = Mapping[str, Slot]
+Pair = tuple[Slot, Slot]  # of one round
 
 
 class Runs(Protocol):
@@ -72,7 +73,7 @@ def race(
     return rounds, failed
 
 
-def _pairs(rounds: Sequence[Round], name: str, ours: str) -> list[tuple[Slot, Slot]]:
+def _pairs(rounds: Sequence[Round], name: str, ours: str) -> list[Pair]:
     return [(r[name], r[ours]) for r in rounds if name in r and ours in r]
 
 
@@ -86,17 +87,33 @@ def figures(rounds: Sequence[Round], name: str, ours: str, wanted: int) -> dict[
     ratio: the median of the rounds' own ratios, theirs over ours; ratio_iqr: the distance between their quartiles.
     Where fewer than `wanted` were clean, over as many that were disturbed least, and `note` says so.
     """
-    pairs = _pairs(rounds, name, ours)
-    clean = [p for p in pairs if p[0].clean and p[1].clean]
-    chosen, note = clean, ""
-    if len(clean) < wanted:
-        chosen = sorted(pairs, key=lambda p: max(p[0].disturbance, p[1].disturbance))[:wanted]
-        note = (f"the machine was busy elsewhere: {len(clean)} of {len(pairs)} rounds were clean; "
-                f"the figures are of the {len(chosen)} that were disturbed least")  # fmt: skip
-    own = np.percentile([a.ms for a, _ in chosen], [25, 50, 75])
-    ratio = np.percentile([a.ms / b.ms for a, b in chosen], [25, 50, 75])
+    kept = chosen(_pairs(rounds, name, ours), wanted)
+    own = np.percentile([a.ms for a, _ in kept.pairs], [25, 50, 75])
+    ratio = np.percentile([a.ms / b.ms for a, b in kept.pairs], [25, 50, 75])
     return {
         "median_ms": float(own[1]), "iqr_ms": float(own[2] - own[0]), "ratio": float(ratio[1]),
-        "ratio_iqr": float(ratio[2] - ratio[0]), "clean_rounds": len(clean), "dropped_rounds": len(pairs) - len(clean),
-        "note": note,
+        "ratio_iqr": float(ratio[2] - ratio[0]), "clean_rounds": kept.clean, "dropped_rounds": kept.dropped,
+        "note": kept.note,
     }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The rounds that count, of two competitors: those that were clean for both, or the least disturbed. note: why."""
+
+    pairs: Sequence[Pair]
+    clean: int
+    dropped: int
+    note: str = ""
+
+
+def chosen(pairs: Sequence[Pair], wanted: int) -> Chosen:
+    """The clean ones; where fewer than `wanted` are, as many that were disturbed least."""
+    clean = [p for p in pairs if p[0].clean and p[1].clean]
+    dropped = len(pairs) - len(clean)
+    if len(clean) >= min(wanted, len(pairs)):
+        return Chosen(clean, len(clean), dropped)
+    least = sorted(pairs, key=lambda p: max(p[0].disturbance, p[1].disturbance))[:wanted]
+    note = (f"the machine was busy elsewhere: {len(clean)} of {len(pairs)} rounds were clean; "
+            f"the figures are of the {len(least)} that were disturbed least")  # fmt: skip
+    return Chosen(least, len(clean), dropped, note)

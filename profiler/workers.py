@@ -23,25 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from .process import environment, peak_bytes
 from .quiet import between, read
 
 SLOT_S = 0.25  # a round runs a model again until so much time has passed
 _WARMUP = 3
 _ENDING_S = 20.0
-
-
-def peak_bytes() -> int:
-    """The largest resident set of this process so far.
-
-    From VmHWM: getrusage's figure begins with what the parent had when it started this process.
-    """
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def resolve(reference: str) -> Callable[..., Any]:
@@ -51,11 +38,6 @@ def resolve(reference: str) -> Callable[..., Any]:
     for part in name.split("."):
         found = getattr(found, part)
     return found  # type: ignore[return-value]
-
-
-def environment() -> dict[str, str]:
-    """Of a child process that finds us where we are found."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
 class Worker:

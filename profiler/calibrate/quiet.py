@@ -7,42 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
+
+from ..quiet import between, others_share, read
 
 _PROGRESS, _PATIENCE_S, _RUN_MOST_S = 0.01, 0.15, 0.12
 BUSY_SHARE = 0.1  # of the cores that we use, taken by others: above it a sample is disturbed
 _LEAST_WINDOW_S = 0.08  # /proc/stat counts in hundredths of a second
 _ENOUGH = 3  # clean samples for a decile
-_HZ = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Seconds of processor time since boot, of all cores: used by anyone, and stolen by the machine below ours."""
-
-    at_s: float
-    used_s: float
-    stolen_s: float
-    own_s: float
-
-    @staticmethod
-    def now(stat: Path = Path("/proc/stat")) -> Load:
-        """Zeros where the kernel tells nothing: then nothing counts as disturbed."""
-        try:
-            words = [int(w) for w in stat.read_text().split("\n", 1)[0].split()[1:9]]
-        except (OSError, ValueError):
-            words = [0] * 8
-        user, nice, system, _, _, irq, softirq, steal = words
-        used = (user + nice + system + irq + softirq) / _HZ
-        return Load(time.perf_counter(), used, steal / _HZ, time.process_time())
-
-    def others_since(self, before: Load, cores: int) -> float:
-        """The share of the cores' time that others took, or that was stolen, between the two."""
-        window = self.at_s - before.at_s
-        others = (self.used_s - before.used_s) - (self.own_s - before.own_s) + (self.stolen_s - before.stolen_s)
-        return max(0.0, others) / (window * cores) if window > 0 else 0.0
 
 
 @dataclass
@@ -52,17 +25,19 @@ class Watch:
     cores: int
     samples: int = 0
     disturbed: int = 0
-    _others: list[float] = field(default_factory=list)
+    cpus: frozenset[int] = field(default_factory=lambda: frozenset(os.sched_getaffinity(0)))
 
     @contextmanager
     def sample(self) -> Iterator[list[bool]]:
-        """A window of timing; afterwards the list holds whether it was clean. Short windows are taken as clean."""
+        """A window of timing; afterwards the list holds whether it was clean.
+
+        Short windows are taken as clean, and all where the kernel tells nothing.
+        """
         verdict: list[bool] = []
-        before = Load.now()
+        before = read(self.cpus)
         yield verdict
-        after = Load.now()
-        share = after.others_since(before, self.cores)
-        clean = share <= BUSY_SHARE or after.at_s - before.at_s < _LEAST_WINDOW_S
+        load = between(before, read(self.cpus))
+        clean = load.wall_s < _LEAST_WINDOW_S or others_share(load, self.cores) <= BUSY_SHARE
         self.samples += 1
         self.disturbed += not clean
         verdict.append(clean)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from ...compiler.driver import compile_program
 from ...compiler.hardware.machine import this_machine
 from ...compiler.task import Task
 from ...ir.diagnostics import RunError
+from ..process import environment, resident_bytes
 from .engine import chain_of_trivial_nodes
 
 _TIMEOUT_S = 120
@@ -28,18 +28,12 @@ def runtime_bytes(backend: str) -> int:
     with tempfile.TemporaryDirectory(prefix="tundish-calibrate-") as folder:
         bundle = write_bundle(Path(folder) / "trivial", plan, engine)
         done = subprocess.run(
-            [sys.executable, "-m", f"{__spec__.parent}.resident", str(bundle.path)], capture_output=True, text=True,
-            timeout=_TIMEOUT_S, env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            [sys.executable, "-P", "-m", f"{__spec__.parent}.resident", str(bundle.path)], capture_output=True,
+            text=True, timeout=_TIMEOUT_S, env=environment(),
         )  # fmt: skip
     if done.returncode:
         raise RunError(f"{backend} did not open in a process of its own", found=done.stderr.strip()[-300:])
     return int(json.loads(done.stdout)["resident_bytes"])
-
-
-def resident_bytes() -> int:
-    """Of this process now, as the kernel counts it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:

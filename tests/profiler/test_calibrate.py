@@ -24,7 +24,7 @@ from tundish.profiler.calibrate.cases import POOL_ELEMENTS, Grid, cases
 from tundish.profiler.calibrate.engine import Measured
 from tundish.profiler.calibrate.fit import fit
 from tundish.profiler.calibrate.measure import Amount, calibrate
-from tundish.profiler.calibrate.quiet import Load, Watch, best_of, timing
+from tundish.profiler.calibrate.quiet import Watch, best_of, timing
 from tundish.profiler.calibrate.rows import plot, rows
 from tundish.profiler.calibrate.vectors import ACCUMULATORS, loop, reader, units, vector_bytes
 
@@ -110,11 +110,6 @@ def test_the_low_end_of_clean_samples_counts() -> None:
     clean = [(1.0 + i / 100, True) for i in range(20)]
     assert timing([*clean, (0.1, False), (9.0, False)]).seconds == pytest.approx(1.019, abs=0.01)
     assert timing([(3.0, False), (2.0, False)]).seconds == 2.0
-
-
-def test_load_of_others_is_what_is_neither_idle_nor_ours() -> None:
-    before, after = Load(0.0, 10.0, 1.0, 5.0), Load(2.0, 13.0, 1.5, 6.0)
-    assert after.others_since(before, 2) == pytest.approx((3.0 - 1.0 + 0.5) / 4)
 
 
 def test_the_best_is_the_least() -> None:

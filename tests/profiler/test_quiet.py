@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tundish.profiler import quiet
-from tundish.profiler.quiet import Load, Reading, between, cpu_times, disturbance, is_clean
+from tundish.profiler.quiet import Load, Reading, between, cpu_times, disturbance, is_clean, others_share
 
 # cpu0 worked 3 + 1 + 2 ticks for processes and 1 + 1 for interrupts; guests' 2 ticks are part of its first column.
 STAT = """cpu  13 1 2 90 5 1 1 7 2 0
@@ -60,6 +60,12 @@ def test_a_longer_stay_of_others_disturbs_more() -> None:
 def test_counters_that_do_not_see_the_process_itself_say_nothing() -> None:
     load = _load(busy=0.0, own=1.0)
     assert load.others_s is None and not is_clean(load, 1)
+
+
+def test_the_share_of_others_is_what_is_neither_idle_nor_ours() -> None:
+    before, after = Reading(0.0, 10.0, 1.0, 5.0, 0), Reading(2.0, 13.0, 1.5, 6.0, 0)
+    assert others_share(between(before, after), 2) == pytest.approx((3.0 - 1.0 + 0.5) / 4)
+    assert others_share(_load(busy=0.0, own=1.0), 1) == 0.0
 
 
 def test_a_process_reads_its_own_work() -> None:
