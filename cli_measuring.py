@@ -74,7 +74,7 @@ def bench(
     """Time a bundle against its peers, interleaved in one run; exit 1 where ours gives another answer."""
     from . import api
 
-    names = [name.strip() for name in peers.split(",")] if peers else None
+    names = [name.strip() for name in peers.split(",")] if peers is not None else None
     with api.stages(as_json) as progress:
         result = api.bench(
             model, peers=names, batch=batch, seq=seq, phase=phase, past=past, task=task, against=against,

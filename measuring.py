@@ -53,11 +53,16 @@ def bench(
     rounds: the clean rounds that each needs. limit_s: a peer that takes longer to compile or open is given up.
     write: the markdown file to rewrite.
     """
+    from .compiler.hardware.machine import check_threads
     from .contests import contest
     from .profiler.benchmarks import WORKLOADS, Workload, write_tables
     from .profiler.compare import compare_peers
     from .profiler.peers import chosen
+    from .profiler.report.write import check_file
 
+    check_threads(threads)
+    if write is not None:
+        check_file(Path(write))
     names = chosen(peers)
     if not isinstance(model, (str, Path, type(None))):
         raise TundishError("each competitor loads the model itself, so it must have a name",

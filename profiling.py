@@ -14,8 +14,11 @@ import numpy as np
 from .backends.bundle import Bundle, open_bundle
 from .backends.manifest import MANIFEST
 from .backends.registry import BACKENDS
+from .compiler.hardware.calibration import read_calibration
+from .compiler.hardware.machine import check_threads
 from .ir.diagnostics import RunError, TundishError
 from .ir.dims import Range
+from .profiler.host_lock import measuring_alone
 from .profiler.profiles import Profile
 from .profiler.report.progress import Progress, silent
 from .work import DEFAULT_BATCH, DEFAULT_SEQ, PHASES, Asked, Work, after_passes, beyond
@@ -41,6 +44,9 @@ def profile(
     from .profiler.measure import check_asked, measure
 
     check_asked(warmup, repeats)
+    check_threads(threads)
+    if calibration is not None:
+        read_calibration(Path(calibration))  # before anything is compiled
     asked = {"batch": batch, "seq": seq, "past": past}
     if backend == "torch":
         return _of_torch(model, asked, phase or "prefill", task, progress, warmup, repeats, threads)
@@ -52,13 +58,15 @@ def profile(
         if name not in bundle.entries:
             raise RunError(f"there is no entry {name!r}", hint=f"the entries are {', '.join(bundle.entries)}")
         inputs = _inputs(bundle, name, _sizes(bundle.entries[name].ranges, asked, own))
+        threads = bundle.threads(threads)
         costs = _costs(bundle, threads, calibration)
-        peak = _measured_peak(bundle, inputs, name, threads, progress) if memory else {}
-        progress("profiling", 0.9)
-        found = measure(
-            bundle, inputs, entry=name, warmup=warmup, repeats=repeats, threads=threads, costs=costs, phase=own,
-            peak_bytes=peak,
-        )  # fmt: skip
+        with measuring_alone(lambda text: progress(text, 0.85)):
+            peak = _measured_peak(bundle, inputs, name, threads, progress) if memory else {}
+            progress("profiling", 0.9)
+            found = measure(
+                bundle, inputs, entry=name, warmup=warmup, repeats=repeats, threads=threads, costs=costs, phase=own,
+                peak_bytes=peak,
+            )  # fmt: skip
     progress("done", 1.0)
     return found
 
@@ -76,7 +84,10 @@ def predictions(
     from .compiler.hardware.machine import this_machine
     from .profiler.benchmarks import Workload
     from .profiler.predictions import WORKLOADS, compared, write_predictions
+    from .profiler.report.write import check_file
 
+    if write is not None:
+        check_file(Path(write))
     found, reason = find_calibration(this_machine(), None if calibration is None else Path(calibration))
     if found is None:
         raise TundishError("nothing is predicted that could be compared", found=reason, hint="run `tundish calibrate`")
@@ -113,11 +124,13 @@ def _of_torch(
     sizes = _sizes(work.program.symbols, asked, phase)
     length = next((size for name, size in sizes.items() if name != "batch"), 1)
     inputs = make(work.source, sizes.get("batch", 1), length, np.random.default_rng(0))
-    progress("profiling", 0.8)
-    found = measure_torch(
-        lambda: work.source.call(inputs), work.source.module, model=work.name, phase=phase, sizes=sizes,
-        program=after_passes(work.program, "reference"), warmup=warmup, repeats=repeats, threads=threads,
-    )  # fmt: skip
+    program = after_passes(work.program, "reference")
+    with measuring_alone(lambda text: progress(text, 0.8)):
+        progress("profiling", 0.8)
+        found = measure_torch(
+            lambda: work.source.call(inputs), work.source.module, model=work.name, phase=phase, sizes=sizes,
+            program=program, warmup=warmup, repeats=repeats, threads=threads,
+        )  # fmt: skip
     progress("done", 1.0)
     return found
 

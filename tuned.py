@@ -20,7 +20,7 @@ from .backends.manifest import MANIFEST
 from .backends.registry import get
 from .backends.signature import Signature, signatures
 from .compiler.driver import compile_program
-from .compiler.hardware.machine import this_machine
+from .compiler.hardware.machine import check_threads, this_machine
 from .compiler.task import Precision, Task
 from .compiler.tuning import WHOLE, Pick, Table, model_key
 from .compiler.tuning_file import PLACE, Chip, check_chip, default_place, engine_of, read_table
@@ -59,6 +59,7 @@ def tune(
     """
     deadline = time.monotonic() + seconds(budget)
     check_workers(workers)
+    check_threads(threads)
     if is_bundle(model):
         _refuse_for_bundles(task=task, phase=phase != "prefill", precision=precision != "fp32")
         subject = of_bundle(model, batch, seq if past is None else past, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from .base import WEIGHTS, Built, Runner
 from .bundle_write import PLAN, check_place, write_bundle
 from .cases import Cases, read_cases
 from .manifest import Manifest, check_files, read_manifest
+from .options import OPTIONS, typed
 from .plan_text import read_program
 from .signature import Signature, TensorSpec
 
@@ -76,6 +78,12 @@ class Bundle:
         Raises: RunError on inputs that do not fit; LoadError where the backend cannot be opened.
         """
         return self.runner(threads).run(entry or next(iter(self.entries)), inputs, outputs)
+
+    def threads(self, asked: int | None = None) -> int:
+        """How many it runs with: as asked, as given when it was opened, as was measured to be best, or one per core."""
+        kind = OPTIONS.get(self.manifest.backend)
+        own = typed(self.manifest.options, kind).threads if kind is not None else None
+        return asked or self._threads or own or len(os.sched_getaffinity(0))
 
     def runner(self, threads: int | None = None) -> Runner:
         """The backend's runner with so many threads, opened once."""

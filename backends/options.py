@@ -91,6 +91,8 @@ class ReferenceOptions(msgspec.Struct, frozen=True):
 
     entries: dict[str, list[Body]]
 
+    threads = None  # numpy decides
+
     def files(self) -> Iterator[str]:
         return iter(())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..compiler.hardware.machine import this_machine
+from ..ir.weight_file import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Workload:
 
     @property
     def spoken(self) -> str:
-        """`gpt2 decode at 256`, `bert-base 1 x 128`."""
+        """`gpt2 1 x 1, decode at 256`, `bert-base 1 x 128`."""
         if self.phase == "decode":
             return f"{self.model} {self.batch} x 1, decode at {self.past or 'the default past'}"
         return f"{self.model} {self.batch} x {self.seq}" if self.seq else f"{self.model}, batch {self.batch}"
@@ -53,8 +54,7 @@ def write_part(path: Path, part: str, body: str) -> None:
         text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
     head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(end)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{head}{begin}\n{body}\n{end}{tail}")
+    write_whole(path, f"{head}{begin}\n{body}\n{end}{tail}".encode())
 
 
 def machine_line() -> str:

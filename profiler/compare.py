@@ -14,7 +14,8 @@ import numpy as np
 
 from ..compiler.hardware.machine import available_memory_bytes
 from ..ir.diagnostics import TundishError
-from .answers import Reference, difference
+from .answers import ANSWER, Reference, difference, read_answer
+from .host_lock import measuring_alone
 from .peers import OURS, PEERS, cannot
 from .report.table import size
 from .rounds import Round, figures, race
@@ -70,6 +71,7 @@ def compare_peers(
     the same ones for all. limit_s: what takes longer to get ready is given up.
     Raises: TundishError where ours itself cannot run.
     """
+    contest = contest.replace(job={**contest.job, "asked_threads": threads})
     cpus = sorted(os.sched_getaffinity(0))
     threads = threads or len(cpus)
     cpus = cpus[:threads]
@@ -85,7 +87,8 @@ def compare_peers(
             if entrant.name == OURS and entrant.cannot:
                 raise TundishError(f"{contest.model or contest.bundle} cannot be timed: {entrant.cannot}")
         live = {e.name: (e.worker, e.ready["run_s"]) for e in entrants if e.worker is not None}
-        ran, failed = race(live, OURS, rounds, threads, cpus, say)
+        with measuring_alone(say):
+            ran, failed = race(live, OURS, rounds, threads, cpus, say)
         for entrant in entrants:
             entrant.cannot = entrant.cannot or failed.get(entrant.name, "")
             entrant.last = entrant.worker.close() if entrant.worker is not None else {}
@@ -109,7 +112,7 @@ def _job(name: str, contest: Contest, folder: Path, threads: int) -> dict[str, A
     own.mkdir(exist_ok=True)
     return {
         **contest.job, "model": contest.model, "peer": name, "threads": threads, "folder": str(own),
-        "inputs": str(folder / "inputs.npz"), "answer": str(own / "answer.npz"),
+        "inputs": str(folder / "inputs.npz"), "answer": str(own / ANSWER),
         # compiled anew, so that its time is the whole of it
         "environment": {"TORCHINDUCTOR_CACHE_DIR": str(own / "cache"), "OMP_NUM_THREADS": str(threads)},
     }  # fmt: skip
@@ -143,21 +146,16 @@ def _open(entrant: _Entrant, job: dict[str, Any], limit_s: float, cpus: list[int
     entrant.worker = None if entrant.cannot else worker
 
 
-def _answer(folder: Path, name: str) -> list[tuple[str, np.ndarray]]:
-    with np.load(folder / name / "answer.npz", allow_pickle=False) as file:
-        return [(key.partition(":")[2], file[key]) for key in file.files]
-
-
 def _rows(entrants: list[_Entrant], contest: Contest, ran: list[Round], folder: Path, wanted: int
 ) -> list[dict[str, Any]]:  # fmt: skip
-    compared = contest.wanted or Reference(OURS, dict(_answer(folder, OURS)))
+    compared = contest.wanted or Reference(OURS, dict(read_answer(folder / OURS / ANSWER)))
     rows = []
     for e in entrants:
         if e.cannot:
             rows.append({"name": e.name, "cannot": e.cannot})
             continue
         dtype = contest.dtype if e.name == OURS else "f32"
-        apart = difference(_answer(folder, e.name), compared, contest.inputs, dtype)
+        apart = difference(read_answer(folder / e.name / ANSWER), compared, contest.inputs, dtype)
         row = {"name": e.name, **figures(ran, e.name, OURS, wanted)}
         row |= {
             "max_abs_difference": apart.max_abs, "same_answer": not apart.problem,

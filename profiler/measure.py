@@ -24,6 +24,7 @@ from .memory_model import predicted_peak, timeline
 from .profiles import MemoryPoint, NodeRow, Profile, Roofs
 
 Arrays = Mapping[str, np.ndarray]
+_NEAR = 0.1  # a scale that is farther from 1 is told
 
 
 def check_asked(warmup: int, repeats: int) -> None:
@@ -56,10 +57,11 @@ def measure(
     return Profile(
         model=m.name, backend=m.backend, target=m.target, machine=this_machine().name,
         date=datetime.now(UTC).isoformat(timespec="seconds"), phase=phase,
-        precision=str(m.info.get("precision", "fp32")), threads=threads or this_machine().cores, sizes=sizes,
+        precision=str(m.info.get("precision", "fp32")), threads=bundle.threads(threads), sizes=sizes,
         warmup=warmup, repeats=repeats, total_ms=total, iqr_ms=iqr(np.asarray(found.totals_s)) * 1e3,
         profiled_ms=_median_ms(found.profiled_s), predicted_ms=_predicted_ms(rows, costs),
         unattributed_ms=total - sum(r.measured_ms for r in rows), nodes=tuple(rows),
+        time_scale=times.scale,
         peak_bytes={"measured": None, **(peak_bytes or {}), **_predicted_peak(bundle, found.function, sizes, costs)},
         memory=_memory(bundle.program, found.function, sizes, rows),
         calibration=_calibration(costs), roofs=_roofs(costs), versions=dict(m.versions),
@@ -85,6 +87,7 @@ class Times:
         self.kernels: dict[str, list[str]] = {}
         for key in dict.fromkeys(self.owners[k.key] for k in found.runs[0] if k.key):
             self._node(key, found)
+        self.full = 0  # runs in which the nodes leave nothing
         own, total = self._runs(found), float(np.median(found.totals_s))
         self.scale = total / float(np.median(own))
         self.seconds = shared(self.seconds, own, total)
@@ -109,7 +112,9 @@ class Times:
         """Seconds of each profiled run less what profiling adds to it: never less than its kernels. [repeats]"""
         added = len(found.runs[0]) * (found.clock_s + found.gap_s)
         kernels = np.sum(list(self.seconds.values()), axis=0)
-        return np.maximum(np.asarray(found.profiled_s) - added, kernels)
+        left = np.asarray(found.profiled_s) - added
+        self.full = int(np.sum(left < kernels))
+        return np.maximum(left, kernels)
 
     def keys_of(self, owner: str) -> list[str]:
         """All nodes that are timed under this one, itself first."""
@@ -122,7 +127,14 @@ class Times:
         if each:
             told += f": {each:.1f} us for each of {kernels} kernels is taken off, and times scaled by {self.scale:.3f}"
         lost = [k.kernel for k in found.runs[0] if not k.key]
-        return (told, *([f"{len(lost)} kernels are of no node, {lost[0]} the first: unattributed"] if lost else []))
+        more = [
+            (lost, f"{len(lost)} kernels are of no node, {next(iter(lost), '')} the first: unattributed"),
+            (abs(self.scale - 1) > _NEAR, "the two kinds of run differ beyond what profiling adds: nodes' times are "
+                                          "their shares of the whole"),
+            (self.full, f"in {self.full} of {len(found.runs)} runs the nodes leave nothing of the whole: more may be "
+                        "unattributed than is told"),
+        ]  # fmt: skip
+        return (told, *(text for holds, text in more if holds))
 
 
 def shared(seconds: Mapping[str, np.ndarray], runs: np.ndarray, total_s: float) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ def _bundle(job: dict[str, Any], inputs: Arrays) -> Begin:
     from ..backends.bundle import open_bundle
 
     def begin() -> Run:
-        bundle = open_bundle(Path(job["path"]), threads=job["threads"])
+        bundle = open_bundle(Path(job["path"]), threads=job["asked_threads"])  # else as was measured to be best
 
         def run() -> Any:
             found = bundle.run(inputs)

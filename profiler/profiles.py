@@ -77,7 +77,9 @@ class Profile:
     """One profiled entry.
 
     sizes: the symbols' sizes. total_ms, iqr_ms: of whole runs without profiling; profiled_ms: with it.
-    unattributed_ms: what the nodes' times miss of the whole, at the scale of an unprofiled run.
+    time_scale: what the nodes' times in profiled runs, less what profiling itself adds, were multiplied by to be those
+    of a run without; far from 1, they are shares of a run more than times of their own.
+    unattributed_ms: what the nodes' times miss of the whole, at that scale.
     peak_bytes: `measured` and `predicted`, of the process; None where it could not be measured.
     calibration: the calibration's date and machine, or why there is none. notes: what a reader must know, in sentences.
     """
@@ -105,6 +107,7 @@ class Profile:
     roofs: Roofs | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    time_scale: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain rows, the contract of `tundish profile --json`."""

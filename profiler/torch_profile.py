@@ -62,7 +62,7 @@ def measure_torch(
         iqr_ms=iqr(np.asarray(totals)) * 1e3, profiled_ms=float(np.median(profiled)) * 1e3, predicted_ms=None,
         unattributed_ms=total - sum(r.measured_ms for r in rows), nodes=tuple(rows),
         peak_bytes={"measured": None, "predicted": None}, calibration="none: torch is not predicted",
-        versions={"torch": torch.__version__},
+        versions={"torch": torch.__version__}, time_scale=total / 1e3 / float(np.median(profiled)),
         notes=("a row is one call into torch, timed by torch.profiler; times are scaled to a run without profiling",
                *(() if program is None else ("FLOPs and bytes are the captured graph's at the same place",))),
     )  # fmt: skip

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ...ir.diagnostics import TundishError
+
 _FEATURES = {  # cpuinfo's words -> ours
     "avx": "avx", "avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512f": "avx512f", "avx512bw": "avx512bw",
     "avx512vl": "avx512vl", "avx512_vnni": "avx512_vnni", "avx512_bf16": "avx512_bf16", "amx_tile": "amx",
@@ -40,6 +42,13 @@ def this_machine(target: str = "cpu") -> Machine:
         features=frozenset(ours for theirs, ours in _FEATURES.items() if theirs in flags),
         memory_bytes=memory_limit_bytes(),
     )
+
+
+def check_threads(threads: int | None) -> None:
+    """Raises: TundishError where this process has not so many cores to measure on."""
+    cores = this_machine().cores
+    if threads is not None and not 1 <= threads <= cores:
+        raise TundishError(f"this machine has {cores} cores for this process", found=f"--threads {threads}")
 
 
 def memory_limit_bytes() -> int:

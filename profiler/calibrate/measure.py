@@ -23,8 +23,7 @@ from ...compiler.hardware.calibration import (
     Launch,
     MachineId,
 )
-from ...compiler.hardware.machine import Machine, available_memory_bytes, this_machine
-from ...ir.diagnostics import TundishError
+from ...compiler.hardware.machine import Machine, available_memory_bytes, check_threads, this_machine
 from ..report.progress import Progress, silent
 from .cases import POOL_ELEMENTS, Case, Grid, cases
 from .energy import measure_energy
@@ -115,11 +114,9 @@ def versions() -> dict[str, str]:
 
 
 def _counts(threads: Sequence[int], machine: Machine) -> tuple[int, ...]:
-    counts = tuple(sorted(set(threads or (1, machine.cores))))
-    wrong = [n for n in counts if not 1 <= n <= machine.cores]
-    if wrong:
-        raise TundishError(f"this machine has {machine.cores} cores for this process", found=f"--threads {wrong[0]}")
-    return counts
+    for count in threads:
+        check_threads(count)
+    return tuple(sorted(set(threads or (1, machine.cores))))
 
 
 class Saying:

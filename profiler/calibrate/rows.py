@@ -8,7 +8,7 @@ from typing import Any
 from ...compiler.cost.estimate import Costs
 from ...compiler.hardware.calibration import Calibration
 from ...compiler.hardware.machine import Machine
-from ...ir.diagnostics import BuildError
+from ...ir.weight_file import write_whole
 from ..profiles import Roofs
 from ..report.roofline import Point, roofline_svg
 
@@ -53,10 +53,7 @@ def plot(calibration: Calibration, machine: Machine, path: Path) -> None:
     text = roofline_svg(roofs(calibration, machine, most), _points(calibration, most), standalone=True, title=title)
     if path.suffix != ".svg":
         text = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_escaped(title)}</title>{text}</html>'
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BuildError(f"cannot write {path}: {error.strerror}") from error
+    write_whole(path, (text + "\n").encode())
 
 
 def _points(calibration: Calibration, threads: int) -> list[Point]:

@@ -9,7 +9,9 @@ from typing import Any
 from ...compiler.hardware.calibration import Calibration, default_path, write_calibration
 from ...compiler.hardware.machine import this_machine
 from ...ir.diagnostics import TundishError
+from ..host_lock import measuring_alone
 from ..report.progress import Progress
+from ..report.write import check_file
 from .measure import calibrate as measure_cpu
 from .rows import plot as write_plot
 from .rows import rows
@@ -41,7 +43,11 @@ def calibrate(
         raise TundishError(f"there is no target {target!r} to calibrate", hint=f"one of {', '.join(TARGETS)}")
     place = output or default_path(target)
     check_place(place)
-    made = TARGETS[target](backend, _counts(threads), quick, progress)
+    if plot is not None:
+        check_file(plot)
+    counts = _counts(threads)
+    with measuring_alone(lambda text: progress(text, 0.0)):
+        made = TARGETS[target](backend, counts, quick, progress)
     write_calibration(place, made)
     if plot is not None:
         write_plot(made, this_machine(target), plot)

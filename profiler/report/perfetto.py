@@ -21,7 +21,7 @@ def write(profile: Profile, path: Path) -> None:
 
 def trace(profile: Profile) -> Any:
     """The trace's protobuf: one track of nested slices, and one counter of live bytes where memory is known."""
-    pb = _protobuf()
+    pb = protobuf()
     out = pb.Trace()
     _describe(out, PROCESS, process=f"{profile.model} · {profile.backend}")
     _describe(out, RUN, parent=PROCESS, name=f"{profile.phase or 'run'}, {_sizes(profile)}")
@@ -36,7 +36,8 @@ def trace(profile: Profile) -> Any:
     return out
 
 
-def _protobuf() -> Any:
+def protobuf() -> Any:
+    """The package's classes. Raises: BuildError where it is missing."""
     try:
         from perfetto.protos.perfetto.trace import perfetto_trace_pb2
     except ImportError as error:

@@ -24,13 +24,20 @@ def write(profile: Profile, html: File = None, trace: File = None, csv: File = N
     return written
 
 
-def check_files(*files: File) -> None:
+def check_files(html: File = None, trace: File = None, csv: File = None) -> None:
     """Cheap, so that it can be asked before work starts. Raises: BuildError on what cannot be written."""
-    given = [Path(f) for f in files if f is not None]
+    if trace is not None:
+        perfetto.protobuf()
+    given = [Path(f) for f in (html, trace, csv) if f is not None]
     for path in given:
-        if path.is_dir():
-            raise BuildError(f"{path} is a folder", hint="name the file to write")
-        if not path.absolute().parent.is_dir():
-            raise BuildError(f"{path} cannot be written: there is no folder {path.parent}")
+        check_file(path)
     if len({p.absolute() for p in given}) < len(given):
         raise BuildError("two reports cannot be one file", found=", ".join(map(str, given)))
+
+
+def check_file(path: Path) -> None:
+    """Raises: BuildError where it is a folder, or in none."""
+    if path.is_dir():
+        raise BuildError(f"{path} is a folder", hint="name the file to write")
+    if not path.absolute().parent.is_dir():
+        raise BuildError(f"{path} cannot be written: there is no folder {path.parent}")

@@ -7,19 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiler_kit import Draft
 from parity.build_kit import ENGINE, compiled
 
 import tundish
+from tundish.backends.base import KernelTime, Profiled
 from tundish.backends.bundle import Bundle, write_bundle
 from tundish.backends.inputs import random_inputs
 from tundish.ir.walk import Step, steps
-from tundish.profiler.measure import measure, owners, shared
+from tundish.models.zoo import ZOO
+from tundish.profiler.measure import Times, measure, owners, shared
 from tundish.profiler.measure_work import works
 
 FEW = ("bert-tiny", "vit-tiny", "bloom-tiny")  # ONNX Runtime fuses, renames, reorders and splits in these
-MORE = ("gpt2-tiny", "llama-tiny", "t5-tiny", "opt-tiny", "gemma2-tiny", "gemma3-tiny", "gpt-neox-tiny", "qwen3-tiny",
-        "bart-tiny", "transformer-tiny", "roberta-tiny", "distilbert-tiny", "mistral-tiny", "qwen2-tiny")  # fmt: skip
-STEPS = ("gpt2-tiny", "llama-tiny")
+MORE = tuple(name for name in ZOO if name.endswith("-tiny") and name not in FEW)
+NO_STEP = ("bert-tiny", "roberta-tiny", "distilbert-tiny", "vit-tiny", "t5-tiny", "bart-tiny", "transformer-tiny",
+           "palm-tiny")  # fmt: skip
+STEPS = tuple(name for name in (*FEW, *MORE) if name not in NO_STEP)
 
 
 def _built(folder: Path, model: str, **asked: str) -> Bundle:
@@ -93,8 +97,6 @@ def test_the_work_of_a_group_leaves_out_what_passes_inside_it(bundle: Bundle) ->
 
 
 def test_a_node_is_timed_where_it_anchors_a_kernel_else_where_it_is_computed_first() -> None:
-    from tundish.backends.base import KernelTime
-
     run = (KernelTime("a", "x", 0, 1, ("a", "b", "c")), KernelTime("b", "y", 1, 1, ("b", "c")))
     assert owners(run) == {"a": "a", "b": "b", "c": "a"}
 
@@ -114,3 +116,26 @@ def test_shares_of_disturbed_runs_add_up_to_what_the_nodes_take() -> None:
     found = shared(seconds, runs, 8.0)
     assert sum(float(np.median(s)) for s in found.values()) == pytest.approx(8.0 * 12 / 14)
     assert len({round(float(np.median(s)), 9) for s in found.values()}) == 1
+
+
+def _times(plain: float, watched: float, kernel: float, clock: float = 0.0) -> Times:
+    """Of five runs of two kernels, each of a node of its own."""
+    draft = Draft()
+    program = draft.program(draft.emit("neg", draft.emit("neg", draft.x(4))))
+    one, two = (s.key for s in steps(program))
+    run = KernelTime(one, "Neg", 0.0, kernel), KernelTime(two, "Neg", kernel, kernel)
+    return Times(Profiled("main", (plain,) * 5, (watched,) * 5, (run,) * 5, clock, clock), program)
+
+
+def test_times_of_runs_that_differ_from_plain_ones_are_shares_and_it_is_said() -> None:
+    times = _times(4.0, 8.0, 3.0)
+    assert times.scale == 0.5 and [float(np.median(s)) for s in times.seconds.values()] == [1.5, 1.5]
+    assert any("shares of the whole" in note for note in times.notes)
+    assert len(_times(6.2, 6.4, 3.0).notes) == 1
+
+
+def test_what_profiling_adds_is_taken_off_and_never_more_than_there_is() -> None:
+    times = _times(6.0, 8.0, 3.5, clock=0.5)
+    assert times.scale == 1.0 and times.full == 0 and sum(times.seconds.values())[0] == 6.0
+    times = _times(6.0, 7.5, 3.5, clock=0.5)
+    assert times.full == 5 and any("more may be unattributed" in note for note in times.notes)

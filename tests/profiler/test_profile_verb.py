@@ -41,6 +41,7 @@ def test_a_table_for_people(command: Command, made: Path) -> None:
     [
         (("--repeats", "0"), ("at least one run", "--repeats 0")),
         (("--warmup", "-1"), ("--warmup -1",)),
+        (("--threads", "4000"), ("cores for this process", "--threads 4000")),
         (("--seq", "33"), ("seq is 33, outside 1..32", "--seq")),
         (("--batch", "5"), ("batch is 5, outside 1..4", "--batch")),
         (("--past", "5"), ("a prefill has no past",)),
@@ -62,6 +63,15 @@ def test_a_corrupt_calibration_is_named(command: Command, made: Path, tmp_path: 
     (tmp_path / "broken.json").write_text("{")
     told = command("profile", made / "bert.tundish", "--calibration", tmp_path / "broken.json", "--no-memory")
     refused(told, "broken.json is broken")
+
+
+def test_it_runs_and_is_predicted_on_as_many_threads_as_the_bundle_says(
+    command: Command, made: Path, tmp_path: Path
+) -> None:
+    options = json.loads((made / "bert.tundish" / "manifest.json").read_text())["options"]
+    tuned = _changed(made, tmp_path, options={**options, "run": {"threads": "1"}})
+    told = command("profile", tuned, "--no-memory", *QUICK, "--json")
+    assert told.code == 0 and told.json["threads"] == 1, told.err  # type: ignore[call-overload,index]
 
 
 def _changed(made: Path, folder: Path, **changes: object) -> Path:

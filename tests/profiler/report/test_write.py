@@ -24,5 +24,5 @@ def test_what_cannot_be_written_is_refused_first(tmp_path):
     with pytest.raises(BuildError, match="there is no folder"):
         write(profile(), csv=tmp_path / "p.csv", trace=tmp_path / "no" / "t")
     with pytest.raises(BuildError, match="cannot be one file"):
-        check_files(tmp_path / "x", str(tmp_path / "x"))
+        check_files(tmp_path / "x", csv=str(tmp_path / "x"))
     assert not list(tmp_path.iterdir())
