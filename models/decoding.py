@@ -55,13 +55,17 @@ def decode_step(source: Source) -> Source:
 
 
 def kept_bytes(source: Source) -> dict[int, int]:
-    """layer -> the bytes that a decoder keeps of one token of one row, as a run shows. Raises: ModelError."""
+    """layer -> the bytes that a decoder keeps of one token of one row, as a run shows. Raises: ModelError.
+
+    Layers that the source leaves out (`depths`) keep what its last one does, of which they are copies.
+    """
     _check_decodes(source)
     found: dict[int, int] = {}
     for name, dtype, heads, size in _kept(source):
         layer = int(name.rpartition("_")[2])
         found[layer] = found.get(layer, 0) + heads * size * DTYPES[dtype].itemsize
-    return found
+    last = max(found, default=-1)
+    return found | {layer: found[last] for layer in range(last + 1, max(source.depths.values(), default=0))}
 
 
 def prompted(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -80,7 +84,7 @@ def prompted(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 def _check_decodes(source: Source) -> None:
     """Raises: ModelError."""
-    hint = "compile it without --phase decode"
+    hint = "leave out --phase decode and --past"
     if source.form != "torch" or not hasattr(source.module, "can_generate"):
         raise ModelError(f"{source.name} is no transformers model, so its cache is not known", hint=hint)
     if any(s.name == "decoder_input_ids" for s in source.inputs):

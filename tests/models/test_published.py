@@ -12,7 +12,7 @@ from tundish.ir.fold import fold
 from tundish.ir.stretch import stretch
 from tundish.ir.text import to_text
 from tundish.ir.verify import verify
-from tundish.models.decoding import decode_step
+from tundish.models.decoding import decode_step, kept_bytes
 from tundish.models.zoo import load_named
 from tundish.profiler.account import account
 from tundish.work import captured
@@ -75,6 +75,18 @@ def test_weights_that_no_machine_holds_are_refused_up_front_with_the_figure(name
     assert not (tmp_path / "b.tundish").exists()
 
 
-def test_the_account_says_that_there_are_no_weights_and_what_was_repeated() -> None:
-    notes = tundish.account("llama-3-8b", seq=16)["notes"]
-    assert {"shapes only: it has no weights", "model.layers: a few layers captured, repeated to 32"} <= set(notes)
+def test_the_account_of_a_stretched_model_says_so_and_counts_the_cache_of_all_layers() -> None:
+    found = tundish.account("llama-3-8b", seq=16, past=15)
+    notes = {"shapes only: it has no weights", "model.layers: a few layers captured, repeated to 32"}
+    assert notes <= set(found["notes"])
+    assert len(found["kv_cache"]["layers"]) == 32 and found["kv_cache"]["bytes_per_token"] == 32 * 2 * 8 * 128 * 4
+    assert [row["kv_cache_bytes"] for row in found["by_phase"]] == 2 * [16 * 32 * 2 * 8 * 128 * 4]
+
+
+@pytest.mark.parametrize(("name", "layers", "numbers"), [
+    ("deepseek-v3", 61, 512 + 64), ("mixtral-8x7b", 32, 2 * 8 * 128), ("qwen3-30b-a3b", 48, 2 * 4 * 128),
+    ("llama-3-405b", 126, 2 * 8 * 128),
+])  # fmt: skip
+def test_layers_that_are_left_out_keep_what_their_like_do(name: str, layers: int, numbers: int) -> None:
+    """Keys and values of each key head; of DeepSeek a latent and a rotary part for all of them."""
+    assert kept_bytes(load_named(name, shape_only=True)) == dict.fromkeys(range(layers), 4 * numbers)
