@@ -84,36 +84,49 @@ def phases(found: Line) -> list[Line]:
 
 def formulas(found: Line, depth: int) -> list[tuple[str, Any]]:
     """(title, text) of each phase's totals, and of FLOPs by module and by op."""
-    from rich.text import Text
-
-    blocks = []
-    for row in found["by_phase"]:
-        rows = [(c.replace("_", " "), row[c]) for c in (*COUNTS, "kv_cache_bytes")]
-        text = "\n".join(f"  {name:<15} {formula(value)}" for name, value in rows)
-        at = ", ".join(f"{n} {s}" for n, s in row["activation_peak_at"].items())
-        text += f"\n  {'activation peak':<15} {_bytes(row['activation_peak_bytes'])} at {at}"
-        names = ", ".join(f"{n}" if n == s else f"{n} = {s}" for n, s in row["sizes"].items())
-        blocks.append((f"{row['phase']}, with {names}", Text(text)))
+    blocks = [_phase_formulas(row) for row in found["by_phase"]]
     named = {
         "module": [(b.label, b.sums["flops"]) for b in branches(found, depth)],
         "op": [(r["op"], r["flops"]) for r in found["by_op"]],
     }
     for name, pairs in named.items():
-        width = max((len(label) for label, _ in pairs), default=0)
-        lines = [f"  {label:<{width}}  {formula(value)}" for label, value in pairs if value != 0]
-        blocks.append((f"FLOPs of {found['phase']} by {name}", Text("\n".join(lines))))
+        blocks.append((f"FLOPs of {found['phase']} by {name}", _formulas([p for p in pairs if p[1] != 0])))
     return blocks
 
 
-def formula(value: Dim | str) -> str:
-    """A count as people write polynomials: `18,432·batch·seq² + 7,168·batch·seq`."""
+def _phase_formulas(row: Line) -> tuple[str, Any]:
+    at = ", ".join(f"{n} {s}" for n, s in row["activation_peak_at"].items())
+    peak = f"{_bytes(row['activation_peak_bytes'])} at {at}"
+    counts = [(c.replace("_", " "), row[c]) for c in (*COUNTS, "kv_cache_bytes")]
+    names = ", ".join(f"{n}" if n == s else f"{n} = {s}" for n, s in row["sizes"].items())
+    return f"{row['phase']}, with {names}", _formulas(counts, ("activation peak", peak))
+
+
+def _formulas(pairs: list[tuple[str, Dim | str]], *more: tuple[str, str]) -> Any:
+    """A formula a line, then text as it is; what is the least of many stands below, under a name."""
+    from rich.text import Text
+
+    least: dict[str, str] = {}
+    lines = [*((name, formula(value, least)) for name, value in pairs), *more]
+    width = max((len(name) for name, _ in lines), default=0)
+    told = [f"  {name:<{width}}  {text}" for name, text in lines]
+    for text, name in least.items():
+        told += [f"  {f'{name} = ' if not i else '':>{width + 2}}{part}" for i, part in enumerate(text.split("\n"))]
+    return Text("\n".join(told))
+
+
+def formula(value: Dim | str, least: dict[str, str] | None = None) -> str:
+    """A count as people write polynomials: `18,432·batch·seq² + 7,168·batch·seq`.
+
+    least: text of a minimum of more than two -> the name that stands for it; new ones are added.
+    """
     dim = _dim(value)
     if not isinstance(dim, Expr):
         return f"{dim:,}"
     text = ""
     for mono, coeff in dim.terms:
         factors = [f"{abs(coeff):,}"] * (abs(coeff) != 1 or not mono)
-        factors += [f"{_atom(atom)}{str(power).translate(_RAISED) if power > 1 else ''}" for atom, power in mono]
+        factors += [f"{_atom(atom, least)}{str(power).translate(_RAISED) if power > 1 else ''}" for atom, power in mono]
         sign = " - " if coeff < 0 else " + "
         text += (sign if text else "-" if coeff < 0 else "") + "·".join(factors)
     return text
@@ -126,10 +139,33 @@ def _dim(value: Dim | str) -> Dim:
     return dims.parse(value) if isinstance(value, str) else value
 
 
-def _atom(atom: dims.Atom) -> str:
+def _atom(atom: dims.Atom, least: dict[str, str] | None) -> str:
     if atom.fn not in ("min", "max"):
         return str(atom)
-    return f"{atom.fn}({formula(atom.left)}, {formula(atom.right)})"
+    parts = list(_flat(atom))
+    if least is None or len(parts) <= _FEW:
+        return f"{atom.fn}({', '.join(formula(p, least) for p in parts)})"
+    parts.sort(key=lambda d: dims.evaluate(d, dict.fromkeys(dims.symbols(d), 0)))
+    text = f"{atom.fn}(" + ",\n    ".join(formula(p, least) for p in parts) + ")"
+    return least.setdefault(text, f"m{len(least) + 1}")
+
+
+_FEW = 2  # stand where they are
+
+
+def _flat(atom: dims.Atom) -> Iterator[Dim]:
+    """What a minimum of minima is the minimum of."""
+    for side in (atom.left, atom.right):
+        inner = side.terms[0][0][0][0] if isinstance(side, Expr) and _is_atom(side) else None
+        if inner is not None and inner.fn == atom.fn:
+            yield from _flat(inner)
+        else:
+            yield side
+
+
+def _is_atom(dim: Expr) -> bool:
+    (mono, coeff), *rest = dim.terms
+    return not rest and coeff == 1 and len(mono) == 1 and mono[0][1] == 1
 
 
 # -- the tree of modules -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import io
 import pytest
 
 from tundish.ir import dims
+from tundish.ir.ops.moe import distinct_experts
 from tundish.profiler.report import accounting
 from tundish.profiler.report.accounting import COUNTS, branches, count, formula, show, to_csv
 
@@ -92,6 +93,23 @@ def test_symbols_are_printed_as_formulas(capsys):
     show(found(flops="2*batch*seq*seq", sizes={"batch": "batch", "seq": 4}, by_module=rows))
     out = capsys.readouterr().out
     assert "prefill, with batch, seq = 4" in out and "2·batch·seq²" in out and "mlp" in out
+
+
+def test_the_least_of_many_has_a_name_and_a_place_of_its_own(capsys):
+    """What tokens reach of 4 experts is followed along lines, which nest in the order in which they were drawn."""
+    tokens = dims.symbol("batch") * dims.symbol("seq")
+    reached = distinct_experts(tokens, 4, 1, 1000)
+    show(found(flops=str(32 * reached + tokens), sizes={"batch": "batch", "seq": "seq"}))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("  flops") and line.endswith("batch·seq + 32·m1") for line in lines)
+    start = next(i for i, line in enumerate(lines) if "m1 = min(1,000·batch·seq," in line)
+    end = next(i for i, line in enumerate(lines) if i >= start and line.endswith(")"))
+    text = "".join(lines[start : end + 1]).partition("min(")[2].rstrip(")")
+    parts = [dims.parse(p.replace(",", "").replace("·", "*")) for p in text.split(",  ")]
+    assert len(parts) > 2 and parts[-1] == 4000
+    for n in (1, 3, 8, 100):
+        at = {"batch": 1, "seq": n}
+        assert min(dims.evaluate(p, at) for p in parts) == dims.evaluate(reached, at)
 
 
 def test_csv_has_every_row_and_adds_up():
