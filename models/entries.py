@@ -14,12 +14,15 @@ class Published:
     total:    as printed, with its digits: "405.85 B". active: of one token, "" for a dense model that says none.
     includes: what is counted, and what is not.
     source:   where the count and the sizes stand.
+    apart, active_apart: elements in our count that the printed one leaves out; `includes` names them.
     """
 
     total: str
     includes: str
     source: str
     active: str = ""
+    apart: int = 0
+    active_apart: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,8 @@ PUBLISHED: dict[str, Named] = {
         "vit", "ViTForImageClassification", {"num_labels": 1000}, 86_567_656,
         "Dosovitskiy et al. 2020: 12 layers, H 768, patches of 16",
         published=Published(
-            "86 M", "the head for 1,000 classes, no pooler",
-            "Dosovitskiy et al. 2020, \"An Image is Worth 16x16 Words\", Table 1",
+            "86 M", "the head for 1,000 classes, 769,000, which the paper's count leaves out; no pooler",
+            "Dosovitskiy et al. 2020, \"An Image is Worth 16x16 Words\", Table 1", apart=769_000,
         ),
     ),
     "mixtral-8x7b": Entry(
@@ -100,7 +100,8 @@ PUBLISHED: dict[str, Named] = {
         "qwen3_moe", "Qwen3MoeForCausalLM", _QWEN3_30B, 30_532_122_624, "Qwen 2025: 48 layers, 128 experts, 8 a token",
         shallow=_FOUR, depths={"model.layers": 48},
         published=Published(
-            "30.5 B", "embeddings, the untied head, routers and all experts; active: 8 of 128 experts",
+            "30.5 B", "embeddings, the untied head, routers and all experts; active: 8 of 128 experts, 3.35 B, "
+            "which is printed without its last digit",
             "config.json and model card of Qwen/Qwen3-30B-A3B", "3.3 B",
         ),
     ),
@@ -111,9 +112,10 @@ PUBLISHED: dict[str, Named] = {
         published=Published(
             "671 B",
             "embeddings, the untied head, routers without their 14,848 correction biases, all experts; not the 11.5 B "
-            "of the layer that predicts one more token; active: 8 of 256 experts and the shared one",
+            "of the layer that predicts one more token; active: 8 of 256 experts and the shared one; what is "
+            "printed is reached without the embeddings' table, 926,679,040",
             "DeepSeek-AI 2024, \"DeepSeek-V3 Technical Report\", section 4.2; config.json of deepseek-ai/DeepSeek-V3",
-            "37 B",
+            "37 B", active_apart=926_679_040,
         ),
     ),
     "palm-540b": Plain(
@@ -121,7 +123,7 @@ PUBLISHED: dict[str, Named] = {
         shallow={"layers": 4}, depths={"layers": 118},
         published=Published(
             "540.35 B", "the embeddings once, which the head shares; the norms' scales, 2,193,408, are ours to add",
-            "Chowdhery et al. 2022, \"PaLM\", Table 1; the vocabulary is 256k",
+            "Chowdhery et al. 2022, \"PaLM\", Table 1; the vocabulary is 256k", apart=2_193_408,
         ),
     ),
 }  # fmt: skip
