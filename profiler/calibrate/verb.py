@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ...compiler.hardware.calibration import Calibration, default_path, write_calibration
 from ...compiler.hardware.machine import this_machine
 from ...ir.diagnostics import TundishError
+from ...ir.weight_file import writing
 from ..host_lock import measuring_alone
 from ..report.progress import Progress
 from ..report.write import check_file
@@ -31,6 +33,7 @@ def _cuda(backend: str, threads: tuple[int, ...], quick: bool, progress: Progres
     return measure_cuda(backend, quick=quick, progress=progress)
 
 
+PLOTS = (".svg", ".html")
 TARGETS: dict[str, Measure] = {"cpu": _cpu, "cuda": _cuda}
 
 
@@ -44,7 +47,7 @@ def calibrate(
     place = output or default_path(target)
     check_place(place)
     if plot is not None:
-        check_file(plot)
+        check_plot(plot)
     counts = _counts(threads)
     with measuring_alone(lambda text: progress(text, 0.0)):
         made = TARGETS[target](backend, counts, quick, progress)
@@ -61,9 +64,20 @@ def calibrate(
 
 
 def check_place(path: Path) -> None:
-    """Before anything is measured. Raises: TundishError where the file cannot be one."""
+    """Before anything is measured; makes its folder. Raises: TundishError where the file cannot be one."""
     if path.is_dir():
         raise TundishError(f"{path} is a folder", hint="-o takes the file to write")
+    with writing(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise TundishError(f"cannot write {path}: its folder is not to be written into", hint="-o names another place")
+
+
+def check_plot(path: Path) -> None:
+    """Before anything is measured. Raises: TundishError on a file that cannot be written, or is no kind of ours."""
+    if path.suffix not in PLOTS:
+        raise TundishError(f"--plot takes {' or '.join(PLOTS)}, got {path.name}")
+    check_file(path)
 
 
 def _counts(threads: str | None) -> tuple[int, ...]:
