@@ -2,69 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from .ir.diagnostics import CaptureError
-from .ir.dims import Range
 from .profiler.account import account, activation_peak_bytes
 from .profiler.report.progress import Progress
-from .work import DEFAULT_BATCH, DEFAULT_SEQ, PHASES, Asked, Work, after_passes, saved_program, step_of
+from .work import PHASES, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans, step_of
 
-LENGTH = 128  # of a text, or of the past, where none is given
 UNFUSED = "bytes are those before fusion: every op reads its inputs from memory and writes its outputs back"
 
 
-def account_phases(model: Any, asked: Asked, phase: str | None, symbolic: bool, progress: Progress) -> dict[str, Any]:
+def account_phases(
+    model: Any, task: str | None, sizes: dict[str, int | None], phase: str | None, symbolic: bool, progress: Progress
+) -> dict[str, Any]:
     """The account of one phase, or of both where none is given and the model decodes; see `measuring.account`.
 
-    asked: batch, seq and past are single sizes here, or None.
+    sizes: batch, seq and past, each a size or None. Raises: TundishError on a length that no phase of the model has.
     """
     saved = saved_program(model)
-    first = phase or ("decode" if saved is not None and "past" in saved[1].symbols else "prefill")
-    work = Work(model, _ranges(asked, first, given=phase is not None), progress)
-    found = _phase(work, asked, symbolic)
+    only = phase or (None if saved is None else "decode" if "past" in saved[1].symbols else "prefill")
+    work = Work(model, _asked(task, sizes, only or "prefill", given=only is not None), progress)
+    found = _phase(work, sizes, symbolic)
     rows, notes = [_summary(found)], [UNFUSED, *work.notes]
-    if phase is None and work.source is not None:
+    if sizes["seq"] is not None and not work.program.symbols.keys() - {"batch", "past"}:
+        notes.append("the length is settled by the model: --seq changes nothing")
+    if only is None:
         try:
-            step = Work(model, _ranges(asked, "decode", given=False), progress, step_of(work.source))
-            rows.append(_summary(_phase(step, asked, symbolic)))
-            notes += [n for n in step.notes if n not in notes]
+            asked = _asked(task, sizes, "decode", given=False)
+            step = Work(model, asked, progress, step_of(work.source))
         except CaptureError as error:
+            if sizes["past"] is not None:
+                raise
             notes.append(f"no decode phase: {error.problem}")
+        else:
+            rows.append(_summary(_phase(step, sizes, symbolic)))
+            notes += [n for n in step.notes if n not in notes]
     return {**found, "by_phase": rows, "notes": notes}
 
 
-def _ranges(asked: Asked, phase: str, given: bool) -> Asked:
-    """What to capture for these sizes. A length of another phase is refused only where the phase was given."""
-    one = replace(asked, batch=_beyond(asked.batch, DEFAULT_BATCH), seq=_beyond(asked.seq, DEFAULT_SEQ),
-                  past=_beyond(asked.past, DEFAULT_SEQ), phase=phase, shapes=True)  # fmt: skip
+def _asked(task: str | None, sizes: dict[str, int | None], phase: str, given: bool) -> Asked:
+    """What to capture. given: there is only this phase, so that a length of the other is refused."""
     if given:
-        replace(asked, phase=phase).check()
-        return one
-    return replace(one, **{length: None for name, length in PHASES.items() if name != phase})
+        Asked(phase=phase, seq=sizes["seq"], past=sizes["past"]).check()
+    return Asked(task, **single_spans(**_own(sizes, phase)), phase=phase, shapes=True)
 
 
-def _beyond(size: Any, default: Range) -> str | None:
-    """The range to capture for a size that the default range does not hold."""
-    return None if size is None or size in default or size < 1 else f"1..{size}"
+def _own(sizes: dict[str, int | None], phase: str) -> dict[str, int | None]:
+    """The sizes that a phase has: rows, and its own length."""
+    return {"batch": sizes["batch"], PHASES[phase]: sizes[PHASES[phase]]}
 
 
-def _phase(work: Work, asked: Asked, symbolic: bool) -> dict[str, Any]:
-    given = {"batch": asked.batch, work.length: replace(asked, phase=work.phase).length[1]}
-    limit = work.program.symbols.get(work.length, DEFAULT_SEQ).high
-    usual = {"batch": 1, "past": min(asked.seq or LENGTH, limit or LENGTH)} if work.length == "past" else {"batch": 1}
-    length = min(LENGTH, limit or LENGTH)
-    named = {n: given.get(n if n in given else work.length) for n in work.program.symbols}
-    full = {n: size if size is not None else usual.get(n, length) for n, size in named.items()}
-    sizes = {n: s for n, s in named.items() if s is not None} if symbolic else full
+def _phase(work: Work, sizes: dict[str, int | None], symbolic: bool) -> dict[str, Any]:
+    own, spans = _own(sizes, work.phase), work.program.symbols
+    given = {n for n in spans if own["batch" if n == "batch" else work.length] is not None}
+    if work.phase == "decode" and own["past"] is None:  # as long as the text
+        longest = spans["past"].high
+        text = sizes["seq"] or USUAL_LENGTH
+        own["past"] = text if longest is None else min(text, longest)
+    full = single_sizes(spans, work.phase, **own)
+    bound = {n: size for n, size in full.items() if n in given or not symbolic}
     raised = after_passes(work.program, "reference")
     buffers = work.source.buffers() if work.source is not None else frozenset()
-    counted = account(raised, sizes, buffers=buffers, captured=work.program, kept=_kept(work), symbolic=symbolic)
+    counted = account(raised, bound, buffers=buffers, captured=work.program, kept=_kept(work), symbolic=symbolic)
     rows = counted.to_json()
     tables = {name: rows.pop(name) for name in ("by_module", "by_op")}
     return {
-        "model": work.name, "phase": work.phase, "sizes": {n: sizes.get(n, n) for n in full}, **rows,
+        "model": work.name, "phase": work.phase, "sizes": {n: bound.get(n, n) for n in full}, **rows,
         "activation_peak_bytes": activation_peak_bytes(raised, full), "activation_peak_at": full, **tables,
     }  # fmt: skip
 

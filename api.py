@@ -29,7 +29,7 @@ from .profiler.report.terminal import show as show_profile
 from .profiler.report.write import check_files as check_reports
 from .profiler.report.write import write as write_reports
 from .profiling import predictions, profile
-from .tuned import tune
+from .tuning import tune
 from .work import PRECISIONS, Asked, Span, Work, after_passes
 
 __all__ = [

@@ -16,9 +16,7 @@ from .profiler.answers import Reference, reference
 from .profiler.benchmarks import Workload
 from .profiler.compare import Contest
 from .profiler.report.progress import Progress
-from .work import DEFAULT_BATCH, DEFAULT_SEQ, PHASES, Asked, answers_of, beyond, open_source, saved_program
-
-LENGTH = 128  # tokens where none are asked for
+from .work import PHASES, USUAL_LENGTH, Asked, answers_of, open_source, saved_program, single_sizes, single_spans
 
 
 def contest(load: Workload, *, against: str | None = None, task: str | None = None, progress: Progress) -> Contest:
@@ -35,10 +33,7 @@ def contest(load: Workload, *, against: str | None = None, task: str | None = No
         raise TundishError("a captured graph holds no original that peers could run", found=load.model,
                            hint="compile it, and bench the bundle with --against MODEL")  # fmt: skip
     Asked(task, load.batch, load.seq, phase=load.phase, past=load.past).check()
-    options = {
-        "task": task, "batch": beyond(load.batch, DEFAULT_BATCH), "seq": beyond(load.seq, DEFAULT_SEQ),
-        "phase": load.phase, "past": beyond(load.past, DEFAULT_SEQ),
-    }  # fmt: skip
+    options = {"task": task, "phase": load.phase, **single_spans(load.batch, load.seq, load.past)}
     return _of_original(load.model, load, options, progress)
 
 
@@ -59,17 +54,16 @@ def _of_bundle(bundle: Bundle, load: Workload, against: str | None, task: str | 
 
     info, name = bundle.manifest.info, bundle.manifest.name
     phase = str(info.get("phase", "prefill"))
-    if load.phase != phase and (load.phase != "prefill" or load.past is not None):
+    if load.phase not in (phase, "prefill"):  # which is the option's default
         raise TundishError(f"the bundle was compiled for {phase}", found=f"--phase {load.phase}")
     if task is not None and task != info.get("task"):
         raise TundishError("a bundle has its head already", found=f"--task {task}")
-    load = Workload(load.model, load.batch, load.seq, phase, load.past)
     ranges = {n: Range(*span) for e in bundle.entries.values() for n, span in e.symbols.items()}
-    length = _asked_length(load) or min(LENGTH, ranges.get(PHASES[phase], Range(1, LENGTH)).high or LENGTH)
+    sizes = single_sizes(ranges, phase, load.batch, load.seq, load.past)
+    length = next((size for name, size in sizes.items() if name != "batch"), USUAL_LENGTH)
     load = Workload(load.model, load.batch, *((length, phase, None) if phase == "prefill" else (None, phase, length)))
     original = against or (name if name in {**ZOO, **PACKAGED} else None)
     if original is None:
-        sizes = {**{n: min(length, r.high or length) for n, r in ranges.items()}, "batch": load.batch}
         inputs = random_inputs(next(iter(bundle.entries.values())), sizes=sizes)
         notes = ["answers are held against the bundle's own: it does not name its original"]
         made = Contest("", inputs, {"form": "torch"}, None, notes=notes)
@@ -97,11 +91,11 @@ def _asked_length(load: Workload) -> int | None:
 def _length(source: Any, load: Workload) -> int:
     """The length that varies in this phase. Raises: CaptureError where the model does not take it."""
     name, asked = PHASES[load.phase], _asked_length(load)
-    longest = source.max_seq or asked or LENGTH
+    longest = source.max_seq or asked or USUAL_LENGTH
     if asked is not None and asked > longest:
         of = "positions" if name == "seq" else "positions before the new one"
         raise CaptureError(f"{source.name} takes at most {longest} {of}", found=f"--{name} {asked}")
-    return asked or min(LENGTH, longest)
+    return asked or min(USUAL_LENGTH, longest)
 
 
 def _inputs(source: Any, batch: int, length: int) -> dict[str, np.ndarray]:

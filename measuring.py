@@ -9,7 +9,6 @@ from typing import Any
 from .ir.diagnostics import TundishError
 from .profiler.diff import Diff
 from .profiler.report.progress import Progress, silent
-from .work import Asked
 
 
 def account(
@@ -33,7 +32,8 @@ def account(
     from .accounts import account_phases
     from .profiler.report.accounting import write_csv
 
-    found = account_phases(model, Asked(task, batch, seq, past=past), phase, symbolic, progress)
+    sizes = {"batch": batch, "seq": seq, "past": past}
+    found = account_phases(model, task, sizes, phase, symbolic, progress)
     if csv is not None:
         write_csv(found, Path(csv))
     return found

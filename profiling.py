@@ -17,13 +17,10 @@ from .backends.registry import BACKENDS
 from .compiler.hardware.calibration import read_calibration
 from .compiler.hardware.machine import check_threads
 from .ir.diagnostics import RunError, TundishError
-from .ir.dims import Range
 from .profiler.host_lock import measuring_alone
 from .profiler.profiles import Profile
 from .profiler.report.progress import Progress, silent
-from .work import DEFAULT_BATCH, DEFAULT_SEQ, PHASES, Asked, Work, after_passes, beyond
-
-USUAL = 128  # the length that is taken when none is given
+from .work import PHASES, Asked, Work, after_passes, single_sizes, single_spans
 
 
 def profile(
@@ -57,7 +54,7 @@ def profile(
         name = entry or next(iter(bundle.entries))
         if name not in bundle.entries:
             raise RunError(f"there is no entry {name!r}", hint=f"the entries are {', '.join(bundle.entries)}")
-        inputs = _inputs(bundle, name, _sizes(bundle.entries[name].ranges, asked, own))
+        inputs = _inputs(bundle, name, single_sizes(bundle.entries[name].ranges, own, **asked))
         threads = bundle.threads(threads)
         costs = _costs(bundle, threads, calibration)
         with measuring_alone(lambda text: progress(text, 0.85)):
@@ -117,11 +114,10 @@ def _of_torch(
 
     if isinstance(model, (str, Path)) and (Path(model) / MANIFEST).is_file():
         raise TundishError("a bundle holds no torch module", found="--backend torch", hint="name the model itself")
-    spans = {name: beyond(size, DEFAULT_BATCH if name == "batch" else DEFAULT_SEQ) for name, size in asked.items()}
-    work = Work(model, Asked(task, phase=phase, **spans), progress)
+    work = Work(model, Asked(task, phase=phase, **single_spans(**asked)), progress)
     if work.source is None or work.source.form != "torch":
         raise TundishError(f"{work.name} is no torch module", found="--backend torch", hint="profile it as a bundle")
-    sizes = _sizes(work.program.symbols, asked, phase)
+    sizes = single_sizes(work.program.symbols, phase, **asked)
     length = next((size for name, size in sizes.items() if name != "batch"), 1)
     inputs = make(work.source, sizes.get("batch", 1), length, np.random.default_rng(0))
     program = after_passes(work.program, "reference")
@@ -154,13 +150,11 @@ def _bundle(
     from .profiler.workers import resolve
 
     compile = resolve(f"{__package__}.api:compile")  # it stands above this file
-    spans = {
-        name: beyond(size, DEFAULT_BATCH if name == "batch" else DEFAULT_SEQ) for name, size in asked.items()
-    }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="tundish-profile-") as folder:
         with compile(
             model, Path(folder) / "profiled.tundish", phase=phase or "prefill", backend=backend or "onnxruntime",
-            task=task, progress=lambda stage, share: progress(stage, 0.85 * share), **spans,
+            task=task, progress=lambda stage, share: progress(stage, 0.85 * share),
+            **single_spans(**asked),
         ) as made:  # fmt: skip
             yield made
 
@@ -174,25 +168,6 @@ def _phase(bundle: Bundle, phase: str | None) -> str:
         raise TundishError(f"the bundle was compiled for {own}", found=f"--phase {phase}",
                            hint=f"compile the model with --phase {phase}")  # fmt: skip
     return own
-
-
-def _sizes(ranges: Mapping[str, Range], asked: Mapping[str, int | None], phase: str) -> dict[str, int]:
-    """A size for each symbol of an entry. Raises: RunError on one out of range, or that the entry does not have."""
-    length = asked[PHASES[phase]]
-    for name, size in asked.items():
-        if size is not None and name not in ("batch", PHASES[phase]) and not (name == "seq" and size == 1):
-            raise RunError(f"a {phase} has no {name}", found=f"--{name} {size}", hint=f"give --{PHASES[phase]}")
-    sizes = {}
-    for name, span in ranges.items():
-        wanted = asked["batch"] if name == "batch" else length
-        if wanted is None:
-            wanted = max(span.low, USUAL if span.high is None else min(USUAL, span.high))
-        if wanted not in span:
-            option = "batch" if name == "batch" else PHASES[phase]
-            raise RunError(f"{name} is {wanted}, outside {span}",
-                           hint=f"--{option} takes the sizes that the bundle was compiled for")  # fmt: skip
-        sizes[name] = wanted
-    return sizes
 
 
 def _inputs(bundle: Bundle, entry: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .ir.diagnostics import CaptureError, CompileError, TundishError
+from .ir.diagnostics import CaptureError, CompileError, RunError, TundishError
 from .ir.dims import Range
 from .ir.graph import Program
 from .profiler.report.progress import Progress
 
 DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
+USUAL_LENGTH = 128  # tokens of a run, where none are asked for
 PHASES = {"prefill": "seq", "decode": "past"}  # phase -> the length that varies in it
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 Span = Range | str | int | None
@@ -331,6 +332,29 @@ def as_range(name: str, asked: Span, default: Range) -> Range:
     return Range(first, last)
 
 
-def beyond(size: int | None, default: Range) -> str | None:
-    """The range to capture for a size that the default range does not hold."""
-    return None if size is None or size in default or size < 1 else f"1..{size}"
+def single_spans(batch: int | None = None, seq: int | None = None, past: int | None = None) -> dict[str, Any]:
+    """What to capture for a run at single sizes: by name the range, None where the usual one holds the size."""
+    given = {"batch": (batch, DEFAULT_BATCH), "seq": (seq, DEFAULT_SEQ), "past": (past, DEFAULT_SEQ)}
+    return {n: None if x is None or x in usual or x < 1 else f"1..{x}" for n, (x, usual) in given.items()}
+
+
+def single_sizes(
+    ranges: Mapping[str, Range], phase: str, batch: int | None = None, seq: int | None = None, past: int | None = None
+) -> dict[str, int]:
+    """A size for each symbol of a graph: the one asked for, else 1 row and USUAL_LENGTH, or what is nearest to it.
+
+    Raises: TundishError on a length that the phase does not have; RunError on a size out of range.
+    """
+    Asked(seq=seq, past=past, phase=phase).check()
+    given = {"batch": batch, "seq": seq, "past": past}
+    sizes = {}
+    for name, span in ranges.items():
+        option = "batch" if name == "batch" else PHASES[phase]
+        size = given[option]
+        if size is None:
+            usual = 1 if name == "batch" else USUAL_LENGTH
+            size = max(span.low, usual if span.high is None else min(usual, span.high))
+        if size not in span:
+            raise RunError(f"{name} is {size}, outside {span}", hint=f"choose --{option} within it")
+        sizes[name] = size
+    return sizes

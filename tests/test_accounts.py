@@ -106,11 +106,32 @@ def test_a_captured_graph_is_its_own_phase():
 @pytest.mark.parametrize(("asked", "match"), [
     ({"phase": "decode", "seq": 4}, "one token a row"), ({"phase": "prefill", "past": 4}, "no past"),
     ({"phase": "later"}, "no phase 'later'"), ({"past": 64}, r"past is 64, outside 1\.\.63"),
-    ({"seq": 600}, "at most 64 positions"),
+    ({"seq": 600}, "at most 64 positions"), ({"past": 600}, "at most 63 positions"),
 ])  # fmt: skip
 def test_sizes_that_a_phase_does_not_have(asked, match):
     with pytest.raises(TundishError, match=match):
         tundish.account("gpt2-tiny", **asked)
+
+
+@pytest.mark.parametrize(("name", "why"), [
+    ("bert-tiny", "does not generate text"), ("t5-tiny", "its decode phase is not built yet"),
+])  # fmt: skip
+def test_a_past_is_refused_by_what_has_none(name, why):
+    with pytest.raises(TundishError, match=why):
+        tundish.account(name, seq=8, past=4)
+
+
+def test_a_captured_step_has_no_text():
+    step = tundish.capture("llama-tiny", phase="decode")
+    with pytest.raises(TundishError, match="one token a row"):
+        tundish.account(step, seq=9)
+    assert tundish.account(step)["sizes"] == {"batch": 1, "past": 63}
+
+
+def test_a_length_that_the_model_settles_is_told():
+    with_seq, without = (tundish.account("vit-tiny", seq=n) for n in (4, None))
+    assert with_seq["flops"] == without["flops"]
+    assert "the length is settled by the model: --seq changes nothing" in with_seq["notes"]
 
 
 def test_rows_go_to_a_spreadsheet(tmp_path):

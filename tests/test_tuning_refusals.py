@@ -73,7 +73,8 @@ def test_tune(given: tuple[str, ...], command: Command) -> None:
 BUNDLES = {
     ("--phase", "decode"): "a bundle has its phase already",
     ("--task", "fill-mask"): "a bundle has its task already",
-    ("--seq", "4096"): "seq goes from",
+    ("--seq", "4096"): "seq is 4096, outside",
+    ("--past", "4"): "a prefill has no past",
 }
 
 

@@ -24,17 +24,15 @@ from .compiler.hardware.machine import check_threads, this_machine
 from .compiler.task import Precision, Task
 from .compiler.tuning import WHOLE, Pick, Table, model_key
 from .compiler.tuning_file import PLACE, Chip, check_chip, default_place, engine_of, read_table
-from .ir.diagnostics import BuildError, CaptureError, CompileError, TundishError
-from .ir.dims import Range
+from .ir.diagnostics import BuildError, CompileError, TundishError
 from .ir.graph import Program
 from .profiler.candidates import Builders, Job, builders, check_workers
 from .profiler.duel import USUAL, Ring
 from .profiler.parity import record
 from .profiler.report.progress import Progress, silent
 from .profiler.tune import Subject, Tuner
-from .work import DEFAULT_BATCH, DEFAULT_SEQ, PRECISIONS, Asked, Work
+from .work import PRECISIONS, Asked, Work, single_sizes, single_spans
 
-LENGTH = 128  # tokens where none are asked for
 _MOST_POSITIONS = 1024  # of a case that candidates are held against, unless it is the size that is tuned for
 _UNITS_S = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 Named = list[tuple[str, dict[str, np.ndarray]]]
@@ -62,7 +60,7 @@ def tune(
     check_threads(threads)
     if is_bundle(model):
         _refuse_for_bundles(task=task, phase=phase != "prefill", precision=precision != "fp32")
-        subject = of_bundle(model, batch, seq if past is None else past, threads)
+        subject = of_bundle(model, batch, seq, past, threads)
         place = _place(output, subject.chip)
     else:
         place = _place(output, Chip.of(this_machine(target)))
@@ -108,7 +106,7 @@ def is_bundle(model: Any) -> bool:
     return isinstance(model, Bundle) or (isinstance(model, (str, Path)) and (Path(model) / MANIFEST).is_file())
 
 
-def of_bundle(model: Any, batch: int, length: int | None, threads: int | None) -> Subject:
+def of_bundle(model: Any, batch: int, seq: int | None, past: int | None, threads: int | None) -> Subject:
     """A bundle as it is: only what is set when it is opened can be chosen. Raises: LoadError, TundishError."""
     bundle = model if isinstance(model, Bundle) else open_bundle(Path(model))
     m = bundle.manifest
@@ -117,7 +115,7 @@ def of_bundle(model: Any, batch: int, length: int | None, threads: int | None) -
     if not isinstance(key, str):
         raise TundishError(f"{m.name} does not say what it was compiled from", hint="compile it again")
     signature = next(iter(bundle.entries.values()))
-    sizes = _sizes(signature.symbols, batch, length)
+    sizes = single_sizes(signature.ranges, str(m.info.get("phase", "prefill")), batch, seq, past)
     runs = engine.capabilities(machine).runs
 
     def picks(table: Table) -> tuple[Pick, ...]:
@@ -138,12 +136,9 @@ def of_model(
         raise CompileError(f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
     Asked(seq=seq, phase=phase, past=past).check()
     machine, engine, dtype = this_machine(target), get(backend), PRECISIONS[precision]
-    asked = Asked(task, _beyond(batch, DEFAULT_BATCH), _beyond(seq, DEFAULT_SEQ), phase=phase,
-                  past=_beyond(past, DEFAULT_SEQ))  # fmt: skip
-    work = Work(model, asked, progress)
+    work = Work(model, Asked(task, phase=phase, **single_spans(batch, seq, past)), progress)
     program, name, key = work.program, work.name, model_key(work.program)
-    symbols = {n: (r.low, r.high) for n, r in program.symbols.items()}
-    sizes = _sizes(symbols, batch, past if phase == "decode" else seq)
+    sizes = single_sizes(program.symbols, phase, batch, seq, past)
     request = Task(machine, engine.capabilities(machine), Precision(weights=dtype, compute=dtype), program.symbols,
                    model=key)  # fmt: skip
 
@@ -193,21 +188,3 @@ def _small(cases: Named) -> Named:
         return max((int(np.prod(a.shape[:2])) for a in arrays.values()), default=0)
 
     return [(name, arrays) for name, arrays in cases if positions(arrays) <= _MOST_POSITIONS]
-
-
-def _sizes(symbols: Mapping[str, tuple[int, int | None]], batch: int, length: int | None) -> dict[str, int]:
-    """Every size that varies, as asked for or what fits. Raises: CaptureError on one that is not allowed."""
-    found = {}
-    for name, (low, high) in symbols.items():
-        asked = batch if name == "batch" else length
-        size = max(low, min(LENGTH, high or LENGTH)) if asked is None else asked
-        if size < low or (high is not None and size > high):
-            raise CaptureError(f"{name} goes from {low} to {'any size' if high is None else high}",
-                               found=f"{name} {size}")  # fmt: skip
-        found[name] = size
-    return found
-
-
-def _beyond(size: int | None, default: Range) -> str | None:
-    """The range to capture for a size that the default range does not hold."""
-    return None if size is None or size in default or size < 1 else f"1..{size}"
