@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from .backends.base import Backend
 from .backends.bundle import Bundle, check_place, open_bundle, write_bundle
 from .backends.version import version
+from .compiler.hardware.machine import Machine
 from .compiler.plan import Plan
 from .compiler.task import Precision, Task
 from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
@@ -77,24 +79,14 @@ def compile(
     tuning:    the table that `tune` wrote, or `none`; by default this chip's, where there is one.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
-    from .backends.registry import get
-    from .compiler.driver import compile_program, pass_names
-    from .compiler.hardware.machine import this_machine
+    from .compiler.driver import compile_program
     from .compiler.tuning import model_key
     from .compiler.tuning_file import choose_table, engine_of
     from .ir.text import to_text
     from .profiler.parity import check, record
 
-    if precision not in PRECISIONS:
-        raise CompileError(f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
-    machine, engine = this_machine(target), get(backend)
+    machine, engine = _builder(target, backend, precision, print_after)
     capabilities = engine.capabilities(machine)
-    if target not in capabilities.targets:
-        hint = f"{backend} builds for {', '.join(sorted(capabilities.targets))}"
-        raise CompileError(f"there is no target {target!r} with this backend", hint=hint)
-    _check_usable(target, backend)
-    if print_after and print_after not in pass_names():
-        raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
     if output is not None:
         check_place(Path(output))
     chosen = choose_table(tuning, machine, engine_of(backend, engine.versions()))
@@ -337,6 +329,25 @@ def _asked_again(bundle: Bundle, model: Any, progress: Progress) -> tuple[Any, P
     progress("asking the original model", 0.55)
     inputs = [(c.name, c.inputs) for c in stored] or work.cases()
     return record(work.call, inputs, work.program, work.origin, work.exact), work.program
+
+
+def _builder(target: str, backend: str, precision: str, print_after: str | None) -> tuple[Machine, Backend]:
+    """The machine to build for, and who builds. Raises: CompileError on a word that names nothing here."""
+    from .backends.registry import get
+    from .compiler.driver import pass_names
+    from .compiler.hardware.machine import this_machine
+
+    if precision not in PRECISIONS:
+        raise CompileError(f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
+    machine, engine = this_machine(target), get(backend)
+    targets = engine.capabilities(machine).targets
+    if target not in targets:
+        hint = f"{backend} builds for {', '.join(sorted(targets))}"
+        raise CompileError(f"there is no target {target!r} with this backend", hint=hint)
+    _check_usable(target, backend)
+    if print_after and print_after not in pass_names():
+        raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
+    return machine, engine
 
 
 def _notes(plan: Plan) -> tuple[str, bytes]:
