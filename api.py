@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .backends.base import Backend
 from .backends.bundle import Bundle, check_place, open_bundle, write_bundle
 from .backends.version import version
-from .compiler.hardware.machine import Machine
 from .compiler.plan import Plan
 from .compiler.task import Precision, Task
 from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
@@ -32,7 +30,7 @@ from .profiler.report.write import check_files as check_reports
 from .profiler.report.write import write as write_reports
 from .profiling import predictions, profile
 from .tuning import tune
-from .work import PRECISIONS, Asked, Span, Work, after_passes
+from .work import PRECISIONS, Asked, Span, Work, after_passes, builder
 
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "calibrate", "capture",
@@ -79,13 +77,15 @@ def compile(
     tuning:    the table that `tune` wrote, or `none`; by default this chip's, where there is one.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
-    from .compiler.driver import compile_program
+    from .compiler.driver import compile_program, pass_names
     from .compiler.tuning import model_key
     from .compiler.tuning_file import choose_table, engine_of
     from .ir.text import to_text
     from .profiler.parity import check, record
 
-    machine, engine = _builder(target, backend, precision, print_after)
+    machine, engine = builder(target, backend, precision)
+    if print_after and print_after not in pass_names():
+        raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
     capabilities = engine.capabilities(machine)
     if output is not None:
         check_place(Path(output))
@@ -331,25 +331,6 @@ def _asked_again(bundle: Bundle, model: Any, progress: Progress) -> tuple[Any, P
     return record(work.call, inputs, work.program, work.origin, work.exact), work.program
 
 
-def _builder(target: str, backend: str, precision: str, print_after: str | None) -> tuple[Machine, Backend]:
-    """The machine to build for, and who builds. Raises: CompileError on a word that names nothing here."""
-    from .backends.registry import get
-    from .compiler.driver import pass_names
-    from .compiler.hardware.machine import this_machine
-
-    if precision not in PRECISIONS:
-        raise CompileError(f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
-    machine, engine = this_machine(target), get(backend)
-    targets = engine.capabilities(machine).targets
-    if target not in targets:
-        hint = f"{backend} builds for {', '.join(sorted(targets))}"
-        raise CompileError(f"there is no target {target!r} with this backend", hint=hint)
-    _check_usable(target, backend)
-    if print_after and print_after not in pass_names():
-        raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
-    return machine, engine
-
-
 def _notes(plan: Plan) -> tuple[str, bytes]:
     """What the passes said, as a file of the bundle."""
     rows = [
@@ -363,15 +344,6 @@ def _memory(plan: Plan) -> dict[str, int]:
     """What the plan predicts for a run at the largest sizes, in bytes."""
     decision = plan.decisions.get("memory", {})
     return {k: int(v) for k, v in decision.items() if k.endswith("_bytes")}
-
-
-def _check_usable(target: str, backend: str) -> None:
-    """Raises: CompileError where this machine lacks what the target needs; the CPU is always there."""
-    if target == "cpu":
-        return
-    for row in targets():
-        if (row["target"], row["backend"]) == (target, backend) and not row["usable"]:
-            raise CompileError(f"target {target!r} is not usable here: {row['about']}", hint="see `tundish targets`")
 
 
 def _temporary(name: str) -> tuple[Path, Callable[[], None]]:

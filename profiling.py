@@ -114,6 +114,7 @@ def _of_torch(
 
     if isinstance(model, (str, Path)) and (Path(model) / MANIFEST).is_file():
         raise TundishError("a bundle holds no torch module", found="--backend torch", hint="name the model itself")
+    _check_lengths(asked, phase)
     work = Work(model, Asked(task, phase=phase, **single_spans(**asked)), progress)
     if work.source is None or work.source.form != "torch":
         raise TundishError(f"{work.name} is no torch module", found="--backend torch", hint="profile it as a bundle")
@@ -142,6 +143,8 @@ def _bundle(
         return
     if isinstance(model, (str, Path)) and (Path(model) / MANIFEST).is_file():
         with open_bundle(Path(model)) as opened:
+            if task is not None:
+                raise TundishError("a bundle has its head already", found=f"--task {task}", hint="profile the model")
             if backend is not None and backend != opened.plan_backend:
                 raise TundishError(f"the bundle was compiled for {opened.plan_backend}", found=f"--backend {backend}",
                                    hint="profile the model, or compile it again for that backend")  # fmt: skip
@@ -149,6 +152,7 @@ def _bundle(
         return
     from .profiler.workers import resolve
 
+    _check_lengths(asked, phase or "prefill")
     compile = resolve(f"{__package__}.api:compile")  # it stands above this file
     with tempfile.TemporaryDirectory(prefix="tundish-profile-") as folder:
         with compile(
@@ -157,6 +161,11 @@ def _bundle(
             **single_spans(**asked),
         ) as made:  # fmt: skip
             yield made
+
+
+def _check_lengths(asked: Mapping[str, int | None], phase: str) -> None:
+    """Before a model is loaded. Raises: TundishError on a phase that is none, or a length that it does not have."""
+    Asked(phase=phase, seq=asked["seq"], past=asked["past"]).check()
 
 
 def _phase(bundle: Bundle, phase: str | None) -> str:

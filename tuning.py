@@ -24,14 +24,14 @@ from .compiler.hardware.machine import check_threads, this_machine
 from .compiler.task import Precision, Task
 from .compiler.tuning import WHOLE, Pick, Table, model_key
 from .compiler.tuning_file import PLACE, Chip, check_chip, default_place, engine_of, read_table
-from .ir.diagnostics import BuildError, CompileError, TundishError
+from .ir.diagnostics import BuildError, TundishError
 from .ir.graph import Program
 from .profiler.candidates import Builders, Job, builders, check_workers
 from .profiler.duel import USUAL, Ring
 from .profiler.parity import record
 from .profiler.report.progress import Progress, silent
 from .profiler.tune import Subject, Tuner
-from .work import PRECISIONS, Asked, Work, single_sizes, single_spans
+from .work import PRECISIONS, Asked, Work, builder, single_sizes, single_spans
 
 _MOST_POSITIONS = 1024  # of a case that candidates are held against, unless it is the size that is tuned for
 _UNITS_S = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
@@ -59,7 +59,10 @@ def tune(
     check_workers(workers)
     check_threads(threads)
     if is_bundle(model):
-        _refuse_for_bundles(task=task, phase=phase != "prefill", precision=precision != "fp32")
+        _refuse_for_bundles(
+            task=task, phase=phase != "prefill", precision=precision != "fp32", target=target != "cpu",
+            backend=backend != "onnxruntime",
+        )  # fmt: skip
         subject = of_bundle(model, batch, seq, past, threads)
         place = _place(output, subject.chip)
     else:
@@ -132,10 +135,8 @@ def of_model(
     threads: int | None, target: str, backend: str, progress: Progress,
 ) -> Subject:  # fmt: skip
     """A model: all that the compiler chooses for it. Raises: CaptureError, CompileError."""
-    if precision not in PRECISIONS:
-        raise CompileError(f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
     Asked(seq=seq, phase=phase, past=past).check()
-    machine, engine, dtype = this_machine(target), get(backend), PRECISIONS[precision]
+    (machine, engine), dtype = builder(target, backend, precision), PRECISIONS[precision]
     work = Work(model, Asked(task, phase=phase, **single_spans(batch, seq, past)), progress)
     program, name, key = work.program, work.name, model_key(work.program)
     sizes = single_sizes(program.symbols, phase, batch, seq, past)

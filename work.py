@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from .ir.diagnostics import CaptureError, CompileError, RunError, TundishError
 from .ir.dims import Range
 from .ir.graph import Program
 from .profiler.report.progress import Progress
+
+if TYPE_CHECKING:
+    from .backends.base import Backend
+    from .compiler.hardware.machine import Machine
 
 DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
 USUAL_LENGTH = 128  # tokens of a run, where none are asked for
@@ -278,6 +282,28 @@ def after_passes(program: Program, backend: str) -> Program:
     machine = replace(this_machine(), memory_bytes=sys.maxsize)  # nothing is run
     task = Task(machine, get(backend).capabilities(machine), ranges=program.symbols)
     return compile_program(program, task).program
+
+
+def builder(target: str, backend: str, precision: str) -> tuple[Machine, Backend]:
+    """The machine to build for, and who builds.
+
+    Raises: CompileError on a word that names nothing here, or a target that this machine lacks something for.
+    """
+    from .backends.doctor import target_rows
+    from .backends.registry import get
+    from .compiler.hardware.machine import this_machine
+
+    if precision not in PRECISIONS:
+        raise CompileError(f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
+    machine, engine = this_machine(target), get(backend)
+    targets = engine.capabilities(machine).targets
+    if target not in targets:
+        hint = f"{backend} builds for {', '.join(sorted(targets))}"
+        raise CompileError(f"there is no target {target!r} with this backend", hint=hint)
+    for row in target_rows() if target != "cpu" else ():  # which is always there
+        if (row["target"], row["backend"]) == (target, backend) and not row["usable"]:
+            raise CompileError(f"target {target!r} is not usable here: {row['about']}", hint="see `tundish targets`")
+    return machine, engine
 
 
 def saved_program(model: Any) -> tuple[str, Program] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ..ir.diagnostics import LoadError
-from ..ir.weight_file import write_whole, writing
+from ..ir.weight_file import read_at_most, write_whole, writing
 from .hardware.machine import Machine
 from .tuning import Answer, Site, Table
 
@@ -177,12 +177,12 @@ def answers(file: TableFile, engine: str) -> Table:
 def read_table(path: Path) -> TableFile:
     """Raises: LoadError, one line, on whatever is no table of this version."""
     try:
-        if path.is_file() and path.stat().st_size > _LIMIT_BYTES:
-            raise LoadError(f"{path.name} is too large to be a tuning table")
-        raw = path.read_bytes()
+        raw = read_at_most(path, _LIMIT_BYTES)
     except OSError as error:
         raise LoadError(f"cannot read the tuning table {path.name}: {error.strerror}",
                         hint="run `tundish tune`, or compile with --tuning none") from error  # fmt: skip
+    if len(raw) > _LIMIT_BYTES:
+        raise LoadError(f"{path.name} is too large to be a tuning table")
     try:
         schema = msgspec.json.decode(raw, type=_Schema).schema
         if schema > SCHEMA:

@@ -78,6 +78,12 @@ def write_whole(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def read_at_most(path: Path, limit_bytes: int) -> bytes:
+    """A small file's bytes; one more than the limit where it is larger, also where it never ends (a device)."""
+    with path.open("rb") as file:
+        return file.read(limit_bytes + 1)
+
+
 def _header(items: Iterable[Item]) -> bytes:
     entries: dict[str, object] = {}
     offset = 0

@@ -59,6 +59,8 @@ TUNE = {
     ("--seq", "100000"): "at most",
     ("--past", "4"): "a prefill has no past",
     ("--backend", "none"): "backend",
+    ("--target", "tpu"): "there is no target 'tpu'",
+    ("--threads", "4000"): "cores for this process",
     (): "TUNDISH_TUNING says that there is no table",
 }
 
@@ -73,6 +75,8 @@ def test_tune(given: tuple[str, ...], command: Command) -> None:
 BUNDLES = {
     ("--phase", "decode"): "a bundle has its phase already",
     ("--task", "fill-mask"): "a bundle has its task already",
+    ("--target", "cuda"): "a bundle has its target already",
+    ("--backend", "reference"): "a bundle has its backend already",
     ("--seq", "4096"): "seq is 4096, outside",
     ("--past", "4"): "a prefill has no past",
 }

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 
 from ...ir.diagnostics import LoadError
-from ...ir.weight_file import write_whole, writing
+from ...ir.weight_file import read_at_most, write_whole, writing
 from .caches import Cache
 from .machine import Machine
 
@@ -181,11 +181,11 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
 def read_calibration(path: Path) -> Calibration:
     """Raises: LoadError, naming the file and the field, where it is missing, broken, or made by a newer version."""
     try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            raise LoadError(f"{path.name} is too large to be a calibration")
-        raw = path.read_bytes()
+        raw = read_at_most(path, _LIMIT_BYTES)
     except OSError as error:
         raise LoadError(f"cannot read the calibration {path}: {error.strerror}", hint=_MAKE) from error
+    if len(raw) > _LIMIT_BYTES:
+        raise LoadError(f"{path.name} is too large to be a calibration")
     try:
         schema = msgspec.json.decode(raw, type=_Schema).schema
         if schema > SCHEMA:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from ...ir.diagnostics import LoadError
-from ...ir.weight_file import write_whole
+from ...ir.weight_file import read_at_most, write_whole
 from ..profiles import UNATTRIBUTED, NodeRow, Profile
 
 LARGEST_BYTES = 1 << 30  # of a file that is read: a profile of 100,000 nodes has 60 MB
@@ -46,11 +46,11 @@ def write_json(profile: Profile, path: Path) -> None:
 def read_json(path: Path) -> Profile:
     """What `tundish profile --json` wrote. Raises: LoadError on any other file."""
     try:
-        if path.stat().st_size > LARGEST_BYTES:
-            raise LoadError(f"{path} is too large for a profile")
-        data = path.read_bytes()
+        data = read_at_most(path, LARGEST_BYTES)
     except OSError as error:
         raise LoadError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > LARGEST_BYTES:
+        raise LoadError(f"{path} is too large for a profile")
     try:
         return msgspec.convert(msgspec.json.decode(data), Profile)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -50,6 +50,8 @@ def test_a_table_for_people(command: Command, made: Path) -> None:
         (("--backend", "tpu"), ("there is no backend 'tpu'", "onnxruntime")),
         (("--backend", "reference"), ("the bundle was compiled for onnxruntime", "--backend reference")),
         (("--backend", "torch"), ("a bundle holds no torch module",)),
+        (("--task", "masked-lm"), ("a bundle has its head already", "--task masked-lm")),
+        (("--calibration", "/dev/zero"), ("zero is too large to be a calibration",)),
         (("--entry", "second"), ("there is no entry 'second'",)),
         (("--calibration", "nowhere.json"), ("nowhere.json",)),
         (("--html", "no/such/folder.html"), ("there is no folder",)),
@@ -103,6 +105,15 @@ def test_a_bundle_from_before_there_were_maps_of_nodes(
 
 def test_a_model_that_cannot_decode(command: Command) -> None:
     refused(command("profile", "bert-tiny", "--phase", "decode", "--no-memory"), "does not generate text")
+
+
+@pytest.mark.parametrize("backend", [(), ("--backend", "torch")])
+def test_a_length_of_another_phase_is_refused_before_the_model_is_loaded(
+    command: Command, backend: tuple[str, ...]
+) -> None:
+    told = command("profile", "bert-tiny", "--past", "3", *backend)
+    refused(told, "a prefill has no past")
+    assert "loading" not in told.err
 
 
 def test_the_null_backend_runs_nothing(command: Command, made: Path) -> None:
