@@ -9,9 +9,10 @@ HASH := $(shell sha256sum pyproject.toml | cut -c1-16)
 INSTALLED := $(VENV)/.installed-$(HASH)
 DEV := $(VENV)/.installed-dev-$(HASH)
 # What `make check` runs of the tests: those that need neither torch nor a model nor a browser.
-FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler --ignore tests/ir/capture \
-	--ignore tests/ir/test_fold_models.py --ignore tests/compiler/test_captured.py \
-	--ignore tests/profiler/report/test_html.py
+WITH_MODELS := tests/ir/capture tests/ir/test_fold_models.py tests/compiler/test_captured.py \
+	tests/profiler/report/test_html.py $(patsubst %,tests/profiler/test_%.py,calibrate candidates compare kv_cache \
+	measure memory_model profile_reports profile_verb tune)
+FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler $(addprefix --ignore ,$(WITH_MODELS))
 PYTEST_ARGS ?=
 
 .PHONY: help install demo test test-slow check format fuzz bench onnx-table account-table clean distclean
