@@ -27,7 +27,7 @@ from ...compiler.hardware.machine import Machine, available_memory_bytes, check_
 from ..report.progress import Progress, silent
 from .cases import POOL_ELEMENTS, Case, Grid, cases
 from .energy import measure_energy
-from .engine import Bench, Effort, Measured
+from .engine import Bench, Effort, Measured, chain_of_trivial_nodes
 from .fit import fit
 from .quiet import Watch
 from .resident import runtime_bytes
@@ -76,13 +76,15 @@ def calibrate(
 ) -> Calibration:  # fmt: skip
     """Measures this machine's processor and a backend on it. threads: 1 and all cores by default.
 
-    Raises: TundishError on numbers of threads that the machine does not have; LoadError on a backend that is not there.
+    Raises: TundishError on numbers of threads that the machine does not have; LoadError on a backend that is not there;
+    RunError on one that runs nothing.
     """
     engine, machine, started = registry.get(backend), this_machine(), time.perf_counter()
     counts = _counts(threads, machine)
     levels = caches()
     amount = amount or (Amount.quick() if quick else Amount.usual(levels))
     watch = Watch(machine.cores)
+    Bench(engine, machine, watch, Effort(1, 0.0)).time(chain_of_trivial_nodes(1), [{"rows": 1}], 1)  # before all else
     say = Saying(progress, amount.budget_s, started)
     found, missing = peaks(machine.features, counts, watch, amount.runs, say)
     widths = bandwidths(

@@ -8,7 +8,7 @@ import pytest
 
 from tundish.ir.diagnostics import TundishError
 from tundish.measuring import calibrate
-from tundish.profiler.calibrate import verb
+from tundish.profiler.calibrate import measure, verb
 
 CASES = {
     "a target that is none": ({"target": "tpu"}, "no target 'tpu' to calibrate"),
@@ -31,3 +31,12 @@ def test_refusals_cost_no_time(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(verb, "measure_cpu", lambda *a, **k: pytest.fail("it measured"))
     with pytest.raises(TundishError, match=problem):
         calibrate(**given)  # type: ignore[arg-type]
+
+
+def test_a_backend_that_runs_nothing_is_refused_before_the_ceilings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "peaks", lambda *a, **k: pytest.fail("it measured"))
+    with pytest.raises(TundishError, match="the null backend runs nothing"):
+        calibrate(backend="null", output=tmp_path / "cpu.json")
+    assert not list(tmp_path.iterdir())
