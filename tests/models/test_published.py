@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from tundish.ir.stretch import stretch
 from tundish.ir.text import to_text
 from tundish.ir.verify import verify
 from tundish.models.decoding import decode_step, kept_bytes
-from tundish.models.zoo import load_named
+from tundish.models.zoo import ZOO, load_named
 from tundish.profiler.account import account
 from tundish.work import captured
 
@@ -32,7 +35,7 @@ CASES: dict[str, tuple[Config, Config, dict[str, int]]] = {
     ),
     "palm-tiny": ({"layers": 4}, {"layers": 9}, {"layers": 9}),
 }  # fmt: skip
-SLOW = ("llama-tiny", "t5-tiny")
+SLOW = ("llama-tiny", "t5-tiny", "deepseek-v3-tiny")
 
 
 def program(name: str, config: Config, step: bool = False) -> tundish.Program:
@@ -90,3 +93,22 @@ def test_the_account_of_a_stretched_model_says_so_and_counts_the_cache_of_all_la
 def test_layers_that_are_left_out_keep_what_their_like_do(name: str, layers: int, numbers: int) -> None:
     """Keys and values of each key head; of DeepSeek a latent and a rotary part for all of them."""
     assert kept_bytes(load_named(name, shape_only=True)) == dict.fromkeys(range(layers), 4 * numbers)
+
+
+PEAK = """
+import resource, sys, tundish
+found = tundish.account(sys.argv[1])
+print(found["parameters"], [row["phase"] for row in found["by_phase"]] == ["prefill", "decode"])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama-3-405b", "deepseek-v3"])
+def test_the_largest_are_accounted_for_in_two_gibibytes(name: str) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-P", "-c", PEAK, name], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told, peak_bytes = done.stdout.splitlines()
+    assert told == f"{ZOO[name].parameters} True"
+    assert int(peak_bytes) < 2 << 30
