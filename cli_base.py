@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+_USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]  # Typer does not export it
+
 
 class Group(TyperGroup):
-    """Typer has its own answers to Ctrl-C and to a closed pipe; these are ours."""
+    """Typer has its own answers to Ctrl-C, to a closed pipe and to words that it cannot read; these are ours."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
@@ -23,6 +25,11 @@ class Group(TyperGroup):
             return result
         except (KeyboardInterrupt, BrokenPipeError) as stop:
             raise SystemExit(stopped(stop)) from stop
+        except _USAGE as error:
+            say(f"tundish: {' '.join(error.format_message().split())}")  # type: ignore[attr-defined]
+            command = getattr(getattr(error, "ctx", None), "command_path", "tundish")
+            say(f"  try:   {command} --help")
+            raise SystemExit(2) from error
 
 
 app = typer.Typer(
