@@ -117,6 +117,8 @@ def _variant(node: Node) -> str:
             word if there else "" for word, there in zip(("mask", "bias", "sinks"), given, strict=False)
         ))  # fmt: skip
         return "_".join(("attention", *filter(None, words)))
+    if name == "transpose" and a["perm"][-1] != len(a["perm"]) - 1:
+        return "transpose_last"  # element by element, where others move rows
     return f"{name}_broadcast" if name in _SPREADS and _spreads(node) else name
 
 

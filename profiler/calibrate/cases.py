@@ -310,6 +310,7 @@ def _moves(grid: Grid, pool: np.ndarray) -> Iterator[Case]:
     shape: tuple[Dim, ...] = (1, ROWS, 12, 64)
     makes: dict[str, tuple[tuple[Dim, ...], Make]] = {
         "transpose": (shape, lambda b, x: b.emit("transpose", x, perm=(0, 2, 1, 3))),
+        "transpose_last": ((1, ROWS, 16, 2, 32), lambda b, x: b.emit("transpose", x, perm=(0, 1, 4, 2, 3))),
         "concat": (shape, lambda b, x: b.emit("concat", x, _second(b, x), axis=1)),
         "slice": (shape, lambda b, x: b.emit("slice", x, axis=3, start=0, stop=32)),
         "split": ((1, ROWS, 2304), _split),

@@ -67,6 +67,15 @@ def test_attention_goes_by_its_kind() -> None:
 
 
 @pytest.mark.parametrize(
+    ("perm", "family"), [((0, 2, 1, 3), "transpose"), ((0, 1, 3, 2), "transpose_last"), ((3, 0, 1, 2), "transpose_last")]
+)
+def test_moving_elements_is_another_kind_than_moving_rows(perm: tuple[int, ...], family: str) -> None:
+    b = Builder()
+    b.emit("transpose", b.input("x", TensorType(f32, (2, ROWS, 12, 64))), perm=perm)
+    assert kernels(b.nodes, {"rows": 7})[0].family == family
+
+
+@pytest.mark.parametrize(
     ("shape", "family"), [((ROWS, 64), "mul"), ((64,), "mul_broadcast"), ((), "mul"), ((1, 1), "mul")]
 )
 def test_an_operand_that_is_repeated_is_a_kind_of_its_own(shape: tuple[Dim, ...], family: str) -> None:
