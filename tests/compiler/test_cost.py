@@ -67,7 +67,8 @@ def test_attention_goes_by_its_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("perm", "family"), [((0, 2, 1, 3), "transpose"), ((0, 1, 3, 2), "transpose_last"), ((3, 0, 1, 2), "transpose_last")]
+    ("perm", "family"),
+    [((0, 2, 1, 3), "transpose"), ((0, 1, 3, 2), "transpose_last"), ((3, 0, 1, 2), "transpose_last")],
 )
 def test_moving_elements_is_another_kind_than_moving_rows(perm: tuple[int, ...], family: str) -> None:
     b = Builder()
