@@ -96,10 +96,11 @@ def test_layers_that_are_left_out_keep_what_their_like_do(name: str, layers: int
 
 
 PEAK = """
-import resource, sys, tundish
+import sys, tundish
+from tundish.profiler.process import peak_bytes
 found = tundish.account(sys.argv[1])
 print(found["parameters"], [row["phase"] for row in found["by_phase"]] == ["prefill", "decode"])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_bytes())
 """
 
 
