@@ -161,19 +161,23 @@ def run(
 
 
 def verify(
-    bundle: str | Path | Bundle, *, against: Any = None, bisect: bool = False, threads: int | None = None,
-    progress: Progress = silent,
+    bundle: str | Path | Bundle, *, against: Any = None, bisect: bool = False, perplexity: str | Path | None = None,
+    threads: int | None = None, progress: Progress = silent,
 ) -> Any:  # fmt: skip
     """Replays the stored cases of the original model, or reruns the original (`against`); a `parity.Report`.
 
-    against: a model as `compile` takes it; a torch module is sampled with the inputs of the first stored case.
+    against: a model as `compile` takes it; a torch module is sampled with the inputs of the first stored case. With
+             `perplexity` another bundle too, whose cases are left alone.
+    perplexity: a text file that a decoder is to predict, and what it is held against as well: `Report.perplexity`.
     Raises: LoadError where the stored answers are not an original's.
     """
     from .profiler import parity
     from .profiler.bisect import first_difference
 
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
-    cases, captured = (opened.cases(), None) if against is None else _asked_again(opened, against, progress)
+    base = _bundle_of(against) if perplexity is not None else None
+    work = None if against is None or base is not None else _again(opened, against, progress)
+    cases = opened.cases() if work is None else _asked_again(opened, work, progress)
     if not cases.cases:
         raise LoadError(
             "the bundle holds no answers of an original model to verify by",
@@ -186,8 +190,14 @@ def verify(
         )
     report = parity.compare(lambda x: opened.run(x, threads=threads), cases, opened.manifest.dtype)
     if bisect and not report.passed:
-        report.first_difference = first_difference(opened, cases, captured)
+        report.first_difference = first_difference(opened, cases, work.program if work is not None else None)
         report.notes.append(report.first_difference["text"])
+    if perplexity is not None:
+        from .profiler.perplexity import Reader, perplexities
+
+        progress("reading the text", 0.7)
+        held = base if work is None else Reader(work.name, work.call, tuple(s.name for s in work.source.inputs))
+        report.perplexity = perplexities(opened, Path(perplexity), held, threads=threads)
     return report
 
 
@@ -307,10 +317,15 @@ def demo(output: str | Path = "demo", *, progress: Progress = silent) -> list[di
 # -- what the verbs share -------------------------------------------------------------------------------
 
 
-def _asked_again(bundle: Bundle, model: Any, progress: Progress) -> tuple[Any, Program]:
-    """What the original answers now, to the stored cases or else to new ones, and its program before any pass."""
-    from .profiler.parity import record
+def _bundle_of(against: Any) -> Bundle | None:
+    """What a bundle is held against, where that is a bundle itself."""
+    if isinstance(against, (str, Path)) and (Path(against) / "manifest.json").is_file():
+        return load(against)
+    return against if isinstance(against, Bundle) else None
 
+
+def _again(bundle: Bundle, model: Any, progress: Progress) -> Work:
+    """The original of a bundle, opened as it was when the bundle was compiled, its program before any pass."""
     stored = bundle.cases().cases
     spans = {n: Range(*span) for e in bundle.entries.values() for n, span in e.symbols.items()}
     given = None
@@ -326,9 +341,16 @@ def _asked_again(bundle: Bundle, model: Any, progress: Progress) -> tuple[Any, P
     if work.source is None:
         raise LoadError("a captured graph is no original, and proves nothing",
                         hint="give the model that it was captured from")  # fmt: skip
+    return work
+
+
+def _asked_again(bundle: Bundle, work: Work, progress: Progress) -> Any:
+    """What the original answers now, to the stored cases or else to new ones."""
+    from .profiler.parity import record
+
     progress("asking the original model", 0.55)
-    inputs = [(c.name, c.inputs) for c in stored] or work.cases()
-    return record(work.call, inputs, work.program, work.origin, work.exact), work.program
+    inputs = [(c.name, c.inputs) for c in bundle.cases().cases] or work.cases()
+    return record(work.call, inputs, work.program, work.origin, work.exact)
 
 
 def _notes(plan: Plan) -> tuple[str, bytes]:

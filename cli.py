@@ -116,17 +116,19 @@ def verify(
     bundle: BundlePath,
     against: Annotated[str | None, typer.Option(help="rerun this original model instead of the stored cases")] = None,
     bisect: Annotated[bool, typer.Option(help="on failure, find the first node that differs")] = False,
+    perplexity: Annotated[Path | None, typer.Option(help="a text file to predict, also by --against")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove that a bundle still answers as the original model did."""
     from . import api
 
     with api.stages(as_json or against is None) as progress:
-        report = api.verify(bundle, against=against, bisect=bisect, progress=progress)
+        report = api.verify(bundle, against=against, bisect=bisect, perplexity=perplexity, progress=progress)
     if as_json:
         print_json(report.to_json())
     else:
         print_rows([_verified(row) for row in report.to_json()["outputs"]])
+        print_rows(report.perplexity)
         say(f"{report.cases} cases answered by {report.origin}: {'passed' if report.passed else 'FAILED'}")
         for line in report.notes:
             say(line)

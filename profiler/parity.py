@@ -49,7 +49,7 @@ class OutputError:
 
 @dataclass(slots=True)
 class Report:
-    """The result of a verification."""
+    """The result of a verification. perplexity: the rows of `perplexity.perplexities`, where a text was given."""
 
     passed: bool
     outputs: list[OutputError]
@@ -58,6 +58,7 @@ class Report:
     by_case: list[dict[str, Any]] = field(default_factory=list)
     first_difference: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    perplexity: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
