@@ -1,0 +1,164 @@
+"""Tasks of the harness on a bundle, as rows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from math import comb
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...ir.diagnostics import TundishError
+from .adapter import model_class
+from .answers import TASKS
+
+if TYPE_CHECKING:
+    from ...backends.bundle import Bundle
+
+_RESAMPLES = 1000  # of the harness's bootstrap, for metrics whose error has no formula
+
+
+def evaluate_tasks(
+    model: Bundle | Any, tasks: Sequence[str], *, limit: int | None = None, num_fewshot: int | None = None,
+    system: str | None = None, chat: bool = False, include: Sequence[str | Path] = (), samples: bool = False,
+    **options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Runs tasks of the harness, ours and its own, on a bundle.
+
+    model: a bundle, or any model of the harness. options: of `BundleModel`.
+    include: folders with task files of the user's.
+    Gives rows (task, metric, filter, value, stderr, items, chance, p: see `beyond_chance`), what the harness noted of
+    its settings, and with `samples` what was asked and answered, by task.
+    Raises: TundishError on a task that is unknown, or needs data that are not on this machine.
+    """
+    made = model_class()
+    with _offline(), _silent():
+        from lm_eval import simple_evaluate
+
+        lm = made(model, **options) if not hasattr(model, "generate_until") else model
+        manager = _manager(tasks, include)
+        with _told(tasks):
+            found = simple_evaluate(
+                lm, tasks=list(tasks), limit=limit, num_fewshot=num_fewshot, system_instruction=system,
+                apply_chat_template=chat, fewshot_as_multiturn=chat, task_manager=manager,
+                bootstrap_iters=_RESAMPLES, log_samples=True,
+            )  # fmt: skip
+    rows = [row for task in found["results"] for row in _rows(task, found)]
+    return {
+        "rows": rows, "harness": f"lm-eval {found['lm_eval_version']}" if "lm_eval_version" in found else "lm-eval",
+        "system": system, "chat": chat, "limit": limit, "num_fewshot": found.get("n-shot", {}),
+        **({"samples": found["samples"]} if samples else {}),
+    }  # fmt: skip
+
+
+def task_names(include: Sequence[str | Path] = (), own: bool = False) -> list[str]:
+    """The tasks that there are; with `own` only ours and those of the given folders."""
+    model_class()
+    with _silent():
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager(include_path=[str(TASKS), *map(str, include)], include_defaults=not own)
+    return [str(name) for name in manager.all_tasks]
+
+
+def beyond_chance(right: int, items: int, chance: float) -> float:
+    """P(X >= right) for X ~ Binomial(items, chance): how often guessing does as well or better."""
+    return sum(comb(items, k) * chance**k * (1 - chance) ** (items - k) for k in range(right, items + 1))
+
+
+def _manager(tasks: Sequence[str], include: Sequence[str | Path]) -> Any:
+    """The harness's index of tasks; its own 15,000 files are read only where a name is not in ours.
+
+    Raises: TundishError on a name that is in none.
+    """
+    from lm_eval.tasks import TaskManager
+
+    if not tasks:
+        raise TundishError("no task is named", hint="--tasks tundish runs all of ours")
+    paths = [str(TASKS), *map(str, include)]
+    manager = TaskManager(include_path=paths, include_defaults=False)
+    if not set(tasks) <= set(manager.all_tasks):
+        manager = TaskManager(include_path=paths)
+    unknown = [name for name in tasks if name not in manager.all_tasks]
+    if unknown:
+        import difflib
+
+        near = difflib.get_close_matches(unknown[0], manager.all_tasks, n=3)
+        raise TundishError(f"there is no task {unknown[0]!r}",
+                           hint=f"nearest: {', '.join(near)}" if near else "see `lm_eval ls tasks`")  # fmt: skip
+    return manager
+
+
+def _rows(task: str, found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    values, asked = found["results"][task], found["samples"].get(task, [])
+    for key, value in values.items():
+        metric, comma, kind = key.partition(",")
+        if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
+            continue
+        of_kind = [s for s in asked if s["filter"] == kind]
+        error = values.get(f"{metric}_stderr,{kind}")
+        row = {"task": task, "metric": metric, "filter": kind, "value": value,
+               "stderr": error if isinstance(error, float) else None, "items": len(of_kind)}  # fmt: skip
+        yield {**row, **_chance(metric, of_kind)}
+
+
+def _chance(metric: str, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For accuracy among choices, as many for each item: what guessing gives, and how often it does as well."""
+    choices = {len(s["arguments"]) for s in samples}
+    if metric != "acc" or len(choices) != 1 or choices == {1}:
+        return {"chance": None, "p": None}
+    chance = 1 / choices.pop()
+    return {"chance": chance, "p": beyond_chance(sum(int(s["acc"]) for s in samples), len(samples), chance)}
+
+
+@contextlib.contextmanager
+def _told(tasks: Sequence[str]) -> Iterator[None]:
+    """What goes wrong in the harness as one line. Raises: TundishError."""
+    try:
+        yield
+    except (TundishError, MemoryError):
+        raise
+    except Exception as error:  # a task may run any code of its own
+        first = str(error).strip().partition("\n")[0]
+        kind = type(error).__name__
+        lost = kind in ("ConnectionError", "OfflineModeIsEnabled", "DatasetNotFoundError", "LocalEntryNotFoundError")
+        raise TundishError(
+            f"the harness stopped in {', '.join(tasks)}: {kind}: {first}",
+            hint="its data are not on this machine and nothing is fetched; fill the datasets cache before, "
+            "or name one of ours: --tasks tundish" if lost else "",
+        ) from error
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Inside, no library of the hub's asks the network, whether it is imported already or not."""
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the harness's own bars and advice; ours is shown instead."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+__all__ = ["beyond_chance", "evaluate_tasks", "task_names"]
