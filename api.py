@@ -15,6 +15,7 @@ from .backends.bundle import Bundle, check_place, open_bundle, write_bundle
 from .backends.version import version
 from .compiler.plan import Plan
 from .compiler.task import Precision, Task
+from .evaluating import evaluate
 from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
 from .ir.dims import Range
 from .ir.graph import Program
@@ -34,9 +35,9 @@ from .work import PRECISIONS, Asked, Span, Work, after_passes, builder
 
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "calibrate", "capture",
-    "check_reports", "compile", "demo", "diff", "doctor", "explain", "export", "load", "models", "ops", "pairs",
-    "predictions", "profile", "read_percent", "run", "show", "show_account", "show_diff", "show_profile", "stages",
-    "summary", "table", "targets", "tune", "verify", "version", "write_reports",
+    "check_reports", "compile", "demo", "diff", "doctor", "evaluate", "explain", "export", "load", "models", "ops",
+    "pairs", "predictions", "profile", "read_percent", "run", "show", "show_account", "show_diff", "show_profile",
+    "stages", "summary", "table", "targets", "tune", "verify", "version", "write_reports",
 ]  # fmt: skip
 NOTES = "notes.json"
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_measuring, cli_profiling, cli_tuning  # noqa: F401  (their commands join the group)
+from . import cli_evaluating, cli_measuring, cli_profiling, cli_tuning  # noqa: F401  (their commands join the group)
 from .cli_base import (
     AsJson,
     BackendName,

@@ -22,15 +22,17 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "compiler": frozenset({"ir"}),
     "backends": frozenset({"ir", "compiler"}),
     "profiler": frozenset({"ir", "compiler", "backends"}),
-    "api": frozenset({*FOLDERS, "work", "measuring", "profiling", "tuning"}),
+    "api": frozenset({*FOLDERS, "evaluating", "work", "measuring", "profiling", "tuning"}),
     "tuning": frozenset({*FOLDERS, "work"}),
+    "evaluating": frozenset(FOLDERS),
     "measuring": frozenset({*FOLDERS, "work", "accounts", "contests"}),
     "accounts": frozenset({*FOLDERS, "work"}),
     "contests": frozenset({*FOLDERS, "work"}),
     "profiling": frozenset({*FOLDERS, "work"}),
     "work": frozenset(FOLDERS),
-    "cli": frozenset({"api", "cli_base", "cli_measuring", "cli_profiling", "cli_tuning"}),
+    "cli": frozenset({"api", "cli_base", "cli_evaluating", "cli_measuring", "cli_profiling", "cli_tuning"}),
     "cli_tuning": frozenset({"api", "cli_base"}),
+    "cli_evaluating": frozenset({"api", "cli_base"}),
     "cli_profiling": frozenset({"api", "cli_base"}),
     "cli_measuring": frozenset({"api", "cli_base"}),
     "cli_base": frozenset({"api"}),
@@ -39,7 +41,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 
 MODELS_LIBRARIES = frozenset({"torch", "transformers", "onnx", "gguf", "accelerate", "safetensors", "tokenizers"})
-HEAVY = frozenset({"torch", "transformers", "onnx", "onnxruntime", "onnxscript", "tvm", "jax", "ray", "gguf"})
+HEAVY = frozenset({
+    "torch", "transformers", "onnx", "onnxruntime", "onnxscript", "tvm", "jax", "ray", "gguf", "lm_eval", "datasets",
+})  # fmt: skip
 # Where heavy libraries may be opened at all; elsewhere never.
 MAY_OPEN: tuple[tuple[str, frozenset[str]], ...] = (
     ("models/", MODELS_LIBRARIES | {"onnxruntime"}),  # the original of an ONNX file answers through it

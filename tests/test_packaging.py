@@ -23,6 +23,7 @@ NOT_OURS = {"tests", "build", "dist", "demo", "docs"}
 AT_ROOT = {
     "__init__.py", "__main__.py", "accounts.py", "api.py", "cli.py", "cli_base.py", "cli_measuring.py",
     "cli_profiling.py", "contests.py", "measuring.py", "profiling.py", "work.py", "cli_tuning.py", "tuning.py",
+    "cli_evaluating.py", "evaluating.py",
 }  # fmt: skip
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {"onnxruntime": "onnxruntime-gpu", "google": "protobuf"}
@@ -82,7 +83,7 @@ def test_nothing_else_lies_at_the_root():
 
 
 def test_every_import_is_declared():
-    known = declared("compile", "bench", "report", "ray")
+    known = declared("compile", "bench", "eval", "report", "ray")
     assert {dist: file for dist, file in imported().items() if dist not in known} == {}
 
 

@@ -1,9 +1,14 @@
-"""lm-eval's own command line, with bundles among its models: it finds no models of other packages by itself."""
+"""lm-eval's own command line, with bundles among its models: by itself it finds no models of other packages."""
 
-from lm_eval.__main__ import cli_evaluate
 
-from .adapter import model_class
+def main() -> None:
+    from .adapter import model_class
+
+    model_class()
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
+
 
 if __name__ == "__main__":
-    model_class()
-    cli_evaluate()
+    main()

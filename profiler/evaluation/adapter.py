@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ...backends.bundle import Bundle, open_bundle
 from ...ir.diagnostics import RunError, TundishError
-from .score import Scorer
+from ..report.progress import Progress
+from .score import Scorer, Seen
 from .words import Words
 
 NAME = "tundish"
@@ -23,6 +25,7 @@ class BundleModel:
     batch_size:     rows of one run at most; by default, and for `auto`, as many as fit.
     max_length:     tokens to read at most, fewer than the bundle allows.
     max_gen_toks:   new tokens, where a task does not say how many.
+    progress:       told how far a request is, in place of the harness's own bars.
     max_batch_size, device: taken because the harness always passes them; the bundle knows its own.
     Raises: TundishError on a bundle that gives no logits or holds no tokenizer.
     """
@@ -30,7 +33,7 @@ class BundleModel:
     def __init__(
         self, bundle: str | Path | Bundle = "", batch_size: int | str | None = None,
         max_batch_size: int | None = None, device: str | None = None, threads: int | None = None,
-        max_length: int | None = None, max_gen_toks: int = NEW_TOKENS,
+        max_length: int | None = None, max_gen_toks: int = NEW_TOKENS, progress: Progress | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if bundle == "":
@@ -40,7 +43,7 @@ class BundleModel:
         self.scorer = Scorer(opened, _rows(batch_size))
         longest = [x for x in (self.scorer.longest, max_length) if x is not None]
         self.scorer.longest = min(map(int, longest), default=None)
-        self.max_gen_toks = int(max_gen_toks)
+        self.max_gen_toks, self.progress = int(max_gen_toks), progress
 
     # -- tokens --
 
@@ -63,8 +66,8 @@ class BundleModel:
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], disable_tqdm: bool = False, **_: Any) -> list[Any]:
         """requests: (what was asked or None, ids of the context, ids of the continuation)."""
-        with _bar(len(requests), "log-likelihoods", disable_tqdm) as bar:
-            scores = self.scorer.score([(r[1], r[2]) for r in requests], bar.update)
+        with self._seen(len(requests), "log-likelihoods", disable_tqdm) as seen:
+            scores = self.scorer.score([(r[1], r[2]) for r in requests], seen)
         for (asked, _, _), score in zip(requests, scores, strict=True):
             if asked is not None:
                 self.cache_hook.add_partial("loglikelihood", asked, score)  # type: ignore[attr-defined]
@@ -92,6 +95,24 @@ class BundleModel:
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         raise RunError("this bundle cannot write texts yet")
+
+    @contextmanager
+    def _seen(self, total: int, what: str, hidden: bool) -> Iterator[Seen]:
+        """What to call with how many requests are done since."""
+        if self.progress is None:
+            from tqdm import tqdm
+
+            with tqdm(total=total, desc=what, disable=hidden) as bar:
+                yield bar.update
+            return
+        done, told = 0, self.progress
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            told(f"{total} {what}", done / total)
+
+        yield count
 
     def get_model_info(self) -> dict[str, Any]:
         manifest = self.bundle.manifest
@@ -122,12 +143,6 @@ def _rows(asked: int | str | None) -> int | None:
     if rows < 1:
         raise TundishError("a batch size is a whole number from 1 on, or auto", found=str(asked))
     return rows
-
-
-def _bar(total: int, what: str, hidden: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=what, disable=hidden)
 
 
 __all__ = ["NAME", "BundleModel", "model_class"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import TundishError
+from ..report.progress import Progress, silent
 from .adapter import model_class
 from .answers import TASKS
 
@@ -24,7 +25,7 @@ _RESAMPLES = 1000  # of the harness's bootstrap, for metrics whose error has no 
 def evaluate_tasks(
     model: Bundle | Any, tasks: Sequence[str], *, limit: int | None = None, num_fewshot: int | None = None,
     system: str | None = None, chat: bool = False, include: Sequence[str | Path] = (), samples: bool = False,
-    **options: Any,
+    progress: Progress = silent, **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Runs tasks of the harness, ours and its own, on a bundle.
 
@@ -34,11 +35,12 @@ def evaluate_tasks(
     its settings, and with `samples` what was asked and answered, by task.
     Raises: TundishError on a task that is unknown, or needs data that are not on this machine.
     """
-    made = model_class()
+    made, told = model_class(), _through(progress)
+    lm = model if hasattr(model, "generate_until") else made(model, progress=told, **options)
     with _offline(), _silent():
         from lm_eval import simple_evaluate
 
-        lm = made(model, **options) if not hasattr(model, "generate_until") else model
+        told("reading the tasks", 0.0)
         manager = _manager(tasks, include)
         with _told(tasks):
             found = simple_evaluate(
@@ -132,33 +134,47 @@ def _told(tasks: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
+def _through(progress: Progress) -> Progress:
+    """The same, shown on the error stream of now."""
+    stream = sys.stderr
+
+    def told(stage: str, share: float) -> None:
+        with contextlib.redirect_stderr(stream):
+            progress(stage, share)
+
+    return told
+
+
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Inside, no library of the hub's asks the network, whether it is imported already or not."""
-    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
+    """Inside, nothing asks the network: the hub's libraries read their switch once, when they are imported."""
+    import datasets
+    import huggingface_hub.constants as hub
+
+    config: Any = datasets.config
+    before = hub.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        hub.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without the harness's own bars and advice; ours is shown instead."""
+    """Without the harness's own bars and advice; nor does it ask git about the folder that the user is in."""
+    from lm_eval import evaluator
+
     logger = logging.getLogger("lm_eval")
-    level = logger.level
+    level, asks_git = logger.level, evaluator.get_git_commit_hash
     logger.setLevel(logging.ERROR)
+    evaluator.get_git_commit_hash = lambda: None
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logger.setLevel(level)
+        evaluator.get_git_commit_hash = asks_git
 
 
 __all__ = ["beyond_chance", "evaluate_tasks", "task_names"]
