@@ -16,6 +16,7 @@ from .backends.version import version
 from .compiler.plan import Plan
 from .compiler.task import Precision, Task
 from .evaluating import evaluate
+from .exporting import export_with_past
 from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
 from .ir.dims import Range
 from .ir.graph import Program
@@ -206,13 +207,17 @@ def export(
     model: Any, output: str | Path, *, portable: bool = False, opset: int | None = None, task: str | None = None,
     batch: Span = None, seq: Span = None, inputs: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None, packed: bool = False, phase: str = "prefill", past: Span = None,
-    progress: Progress = silent,
+    with_past: bool = False, progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes an ONNX file; weights above 2 GB go to one file of external data beside it.
 
     portable: standard ONNX ops only, at any opset from 17.
-    Raises: CompileError where an op does not exist at that opset.
+    with_past: `output` becomes a folder that loaders of text generation take, prefill and decode in one graph.
+    Raises: CompileError where an op does not exist at that opset; CaptureError where the model cannot decode.
     """
+    if with_past:
+        asked = Asked(task, batch, seq, inputs, fixed, packed, phase, past)
+        return export_with_past(model, output, asked, portable=portable, opset=opset, progress=progress)
     from .backends.onnxruntime.backend import OnnxRuntime
     from .backends.onnxruntime.export import check_asked, export_onnx
     from .compiler.driver import compile_program

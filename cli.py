@@ -144,7 +144,8 @@ def _verified(row: dict[str, Any]) -> dict[str, Any]:
 @app.command()
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="the .onnx file to write")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the .onnx file to write; a folder if --with-past")],
+    with_past: Annotated[bool, typer.Option("--with-past", help="a decoder with its cache, for others' loaders")] = False,
     portable: Annotated[bool, typer.Option(help="standard ONNX ops only")] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX opset, 17 or higher")] = None,
     task: TaskName = None,
@@ -162,7 +163,7 @@ def export(
     with api.stages(as_json) as progress:
         row = api.export(
             model, output, portable=portable, opset=opset, task=task, batch=batch, seq=seq, packed=packed,
-            phase=phase, past=past, fixed=_assignments(fix or [], "--fix"), progress=progress,
+            phase=phase, past=past, fixed=_assignments(fix or [], "--fix"), with_past=with_past, progress=progress,
         )  # fmt: skip
     print_any(row, as_json)
 

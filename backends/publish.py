@@ -19,15 +19,16 @@ _RENAME_EXCHANGE = 2
 
 
 @contextmanager
-def folder_aside(out: Path, marker: str) -> Iterator[Path]:
+def folder_aside(out: Path, marker: str, what: str = "a bundle") -> Iterator[Path]:
     """A hidden sibling of `out` to write into; when the block ends well it takes the place of `out`.
 
     On any exception, Ctrl-C included, it is removed and `out` stays as it was. What a killed process left is removed
-    here too: a folder aside is locked as long as its process lives. `marker` is the file that an old `out` must hold.
+    here too: a folder aside is locked as long as its process lives. `marker` is the file that an old `out` must hold,
+    `what` such a folder is called.
 
     Raises: BuildError where `out` is something else than such a folder, or the disk fails.
     """
-    refuse(out, marker)
+    refuse(out, marker, what)
     with writing(out.name):
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(out)
@@ -46,7 +47,7 @@ def folder_aside(out: Path, marker: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def refuse(out: Path, marker: str) -> None:
+def refuse(out: Path, marker: str, what: str = "a bundle") -> None:
     """Raises: BuildError where `out` is something that may not be replaced, or lies below a file."""
     above = next(p for p in out.absolute().parents if p.exists())
     if not above.is_dir():
@@ -55,7 +56,7 @@ def refuse(out: Path, marker: str) -> None:
         raise BuildError(f"{out.name} is there and is not a folder", hint="choose another name, or remove it")
     if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
         raise BuildError(
-            f"{out.name} is there and is not a bundle", hint="choose another name; nothing of it was touched"
+            f"{out.name} is there and is not {what}", hint="choose another name; nothing of it was touched"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from .graph import Graph, Node, Program, Value
 
@@ -75,3 +75,19 @@ def _fresh(name: str, taken: set[str]) -> str:
         found = f"{name}.{count}"
     taken.add(found)
     return found
+
+
+def with_names(program: Program, name: Callable[[str], str]) -> Program:
+    """The program with the inputs and outputs of its entries called by other names. Raises: ValueError on a clash."""
+    functions = dict(program.functions)
+    for entry in program.entries:
+        graph = functions[entry]
+        new = {v: Value(name(v.name), v.type) for v in graph.inputs if name(v.name) != v.name}
+        outputs = tuple(map(name, graph.output_names))
+        if len({new.get(v, v).name for v in graph.inputs}) < len(graph.inputs) or len({*outputs}) < len(outputs):
+            raise ValueError("two inputs or outputs would bear one name")
+        functions[entry] = Graph(
+            tuple(new.get(v, v) for v in graph.inputs), tuple(rename(node, new) for node in graph.nodes),
+            tuple(new.get(v, v) for v in graph.outputs), outputs,
+        )  # fmt: skip
+    return canonical(program.replace(functions=functions))

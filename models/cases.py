@@ -212,9 +212,8 @@ def _sizes(spec: InputSpec, shape: Shape, seq: int) -> tuple[int, ...]:
 
 
 def _size(dim: str, shape: Shape, seq: int) -> int:
-    """`past` or `past+1`."""
-    name, _, more = dim.partition("+")
-    return shape.sizes.get(name, seq) + int(more or 0)
+    """`past`, `past+1` or `past+seq`."""
+    return sum(int(part) if part.isdigit() else shape.sizes.get(part, seq) for part in dim.split("+"))
 
 
 def _mask(spec: InputSpec, shape: Shape, seq: int, rng: np.random.Generator, draw: str) -> np.ndarray:

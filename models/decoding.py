@@ -82,9 +82,8 @@ def prompted(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
     return {s.name: to_numpy(given[s.name]) for s in source.inputs}
 
 
-def _check_decodes(source: Source) -> None:
-    """Raises: ModelError."""
-    hint = "leave out --phase decode and --past"
+def _check_decodes(source: Source, hint: str = "leave out --phase decode and --past") -> None:
+    """Raises: ModelError, with this hint, for a model that keeps nothing between tokens."""
     if source.form != "torch" or not hasattr(source.module, "can_generate"):
         raise ModelError(f"{source.name} is no transformers model, so its cache is not known", hint=hint)
     if any(s.name == "decoder_input_ids" for s in source.inputs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
@@ -159,5 +160,13 @@ def _tokenizer(folder: str, file: str) -> Any:
 
 
 def _written_tokenizer(tokenizer: Any) -> dict[str, bytes]:
+    """What `save_pretrained` would write of it, without the paths of this machine."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return {} if backend is None else {"tokenizer.json": backend.to_str().encode()}
+    if backend is None:
+        return {}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": tokenizer.padding_side,
+              "clean_up_tokenization_spaces": False, **tokenizer.special_tokens_map}  # fmt: skip
+    files = {"tokenizer.json": backend.to_str(), "tokenizer_config.json": json.dumps(config, default=str, indent=2)}
+    if isinstance(tokenizer.chat_template, str):
+        files["chat_template.jinja"] = tokenizer.chat_template
+    return {name: text.encode() for name, text in files.items()}

@@ -27,12 +27,12 @@ _GRAPH, _INITIALIZER, _RAW_DATA = tag(7), tag(5), tag(9)
 
 def export_onnx(
     plan: Plan, out: Path, *, entry: str | None = None, portable: bool = False, opset: int | None = None,
-    limit_bytes: int = PROTOBUF_LIMIT_BYTES,
+    limit_bytes: int = PROTOBUF_LIMIT_BYTES, data_suffix: str = ".data",
 ) -> dict[str, Any]:  # fmt: skip
     """Writes one entry as an ONNX file; a row that describes it.
 
     portable: standard operators only. opset: 17 and later.
-    limit_bytes: from which size on the weights go to `<name>.data` beside it.
+    limit_bytes: from which size on the weights go to a file beside it, whose name ends with `data_suffix`.
     Raises: BuildError on an opset that is not supported, an op that cannot be lowered, or a disk that is full.
     """
     opset = DEFAULT_OPSET if opset is None else opset
@@ -46,7 +46,7 @@ def export_onnx(
             with replacing(out) as file:
                 _write_inline(model, plan, file)
             return _row(model, portable, [out])
-        data = out.with_name(out.name + ".data")
+        data = out.with_name(out.name + data_suffix)
         with replacing(data) as file:
             spans = _write_data(model, plan, file, data.name)
         tensors = external(model, spans, lambda key: materialize(plan.program.weights[key]))

@@ -98,7 +98,7 @@ def _of_a_module(file: str) -> bool:
 
 
 def check(conditions: list[Condition], sizes: Sizes) -> dict[str, Range]:
-    """The ranges of sizes for which 1 has to be left out, since a condition answers otherwise there.
+    """The ranges of sizes for which 1, or 0 where that is allowed, has to be left out: a condition answers otherwise.
 
     Raises: CaptureError for a condition that some of the allowed sizes, from 2 on, do not answer as tracing did.
     """
@@ -113,12 +113,15 @@ def check(conditions: list[Condition], sizes: Sizes) -> dict[str, Range]:
             if not _holds(condition.expr, dict(zip(known, chosen, strict=True))):
                 raise _refusal(condition, dict(zip(known.values(), chosen, strict=True)), sizes)
         for symbol, name in known.items() if condition.from_one else ():
-            span = sizes.ranges.get(name, Range())
-            ones = product(*({**spans, symbol: [1]}).values())
-            if 1 in span and not all(_holds(condition.expr, dict(zip(known, c, strict=True))) for c in ones):
-                narrowed[name] = Range(2, span.high)
-                if span.high == 1:
-                    raise _refusal(condition, {name: 1}, sizes)
+            span = narrowed.get(name, sizes.ranges.get(name, Range()))
+            for small in (n for n in (1, 0) if n in span):
+                at_small = product(*({**spans, symbol: [small]}).values())
+                if all(_holds(condition.expr, dict(zip(known, c, strict=True))) for c in at_small):
+                    continue
+                if span.high is not None and span.high <= small:
+                    raise _refusal(condition, {name: small}, sizes)
+                narrowed[name] = Range(small + 1, span.high)
+                break
     return narrowed
 
 

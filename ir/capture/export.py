@@ -18,12 +18,12 @@ from ..dims import Range
 from .conditions import Condition, noticed
 from .places import fixed_at, model_frame, model_text
 
-Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size, or `name+1` for one more than another
+Axes = Mapping[str, Mapping[int, str]]  # input -> axis -> name of its size, or a sum of such: `past+1`, `past+seq`
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An exported module. `names` maps torch's symbols to ours; `ranges` is what tracing proved about them.
+    """An exported module. `names` maps torch's symbols to ours or a sum; `ranges` is what tracing proved about them.
 
     conditions: what it took for granted about them beyond that.
     """
@@ -88,8 +88,11 @@ def _wrapper(module: Any, inputs: Any, axes: Axes, call: Any, outputs: Any, foun
         for axis, size in axes.get(name, {}).items():
             other = first.setdefault(size, (name, axis))
             if other != (name, axis):
-                same.append((other, (name, axis), 0))
-    same += [(first[base], first[size], more) for size in first for base, more in _sum(size)]
+                same.append(((name, axis), [other], 0))
+    for size in first:
+        if _is_sum(size):
+            terms, more = _terms(size)
+            same.append((first[size], [first[t] for t in terms], more))
 
     class Wrapper(torch.nn.Module):
         def __init__(self) -> None:
@@ -97,8 +100,12 @@ def _wrapper(module: Any, inputs: Any, axes: Axes, call: Any, outputs: Any, foun
             self.m = module
 
     def forward(self: Any, **given: Any) -> Any:
-        for (a, i), (b, j), more in same:
-            torch._check(given[b].shape[j] == given[a].shape[i] + more)
+        for (name, axis), terms, more in same:
+            size = sum((given[n].shape[a] for n, a in terms), more)
+            torch._check(given[name].shape[axis] == size)
+            if len(terms) > 1:  # torch keeps such a size a symbol of its own and would not know the two to be equal
+                shape = given[name].shape
+                given[name] = given[name].view(*shape[:axis], size, *shape[axis + 1 :])
         named = dict(flatten(call(self.m, given)))
         chosen = {n: named[n] for n in outputs} if outputs else named
         found[:] = list(chosen)
@@ -112,10 +119,14 @@ def _wrapper(module: Any, inputs: Any, axes: Axes, call: Any, outputs: Any, foun
     return Wrapper().eval()
 
 
-def _sum(size: str) -> list[tuple[str, int]]:
-    """(name, number) of a size that is a name and a number added; nothing for a plain name."""
-    base, plus, more = size.partition("+")
-    return [(base, int(more))] if plus else []
+def _is_sum(size: str) -> bool:
+    return "+" in size
+
+
+def _terms(size: str) -> tuple[list[str], int]:
+    """The names in a sum, and the number that is added to them."""
+    parts = size.split("+")
+    return [p for p in parts if not p.isdigit()], sum(int(p) for p in parts if p.isdigit())
 
 
 def flatten(result: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -149,10 +160,11 @@ def _sizes(traced: Any, inputs: Any, axes: Axes) -> tuple[dict[str, str], dict[s
     frozen: list[str] = []
     for name in inputs:
         for axis, size in axes.get(name, {}).items():
-            if _sum(size):
-                continue
             dim = tensors[name].shape[axis]
             expr = dim.node.expr if isinstance(dim, torch.SymInt) else dim
+            if _is_sum(size):
+                names |= {str(expr): size} if getattr(expr, "is_Symbol", False) else {}
+                continue
             if not getattr(expr, "is_Symbol", False):
                 frozen.append(f"{size} of {name!r} became {expr}")
                 continue

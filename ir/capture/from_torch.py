@@ -310,11 +310,14 @@ _DTYPES = {
 
 
 def _meet(name: str, proved: Range, asked: Range | None) -> Range:
-    """The sizes that are both proved and asked for. Raises: CaptureError where there are none."""
+    """The sizes that are both proved and asked for; of 0, too, where asked: tracing tells nothing of sizes below 2.
+
+    Raises: CaptureError where there are none.
+    """
     if asked is None:
         return proved
     highs = [h for h in (proved.high, asked.high) if h is not None]
-    low, high = max(proved.low, asked.low), min(highs) if highs else None
+    low, high = asked.low if proved.low <= 1 else max(proved.low, asked.low), min(highs) if highs else None
     if high is not None and high < low:
         raise CaptureError(f"the model takes {name} {proved}", found=f"{name} {asked}",
                            hint=f"allow sizes among these with --{name}")  # fmt: skip

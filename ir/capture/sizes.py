@@ -11,14 +11,14 @@ from ..dims import Dim, Ranges
 
 
 class Sizes:
-    """Translates sizes; `names` maps torch's symbol (`s43`) to the user's (`batch`).
+    """Translates sizes; `names` maps torch's symbol (`s43`) to the user's (`batch`), or to a sum (`past+seq`).
 
     ranges: what the sizes may be; a `min` or `max` that they decide is none.
     """
 
     def __init__(self, names: Mapping[str, str], ranges: Ranges) -> None:
         self.ranges = ranges
-        self._known: dict[str, Dim] = {theirs: dims.symbol(ours) for theirs, ours in names.items()}
+        self._known: dict[str, Dim] = {theirs: _parsed(ours) for theirs, ours in names.items()}
 
     def name(self, theirs: str) -> str | None:
         """The user's name of one of torch's symbols; None where it stands for no size of an input."""
@@ -91,6 +91,10 @@ class Sizes:
             if dims.at_most(right, left, self.ranges):
                 return right if name == "Min" else left
         return function(left, right)
+
+
+def _parsed(size: str) -> Dim:
+    return sum((int(term) if term.isdigit() else dims.symbol(term) for term in size.split("+")), start=0)
 
 
 _FUNCTIONS = {

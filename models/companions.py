@@ -1,0 +1,152 @@
+"""The files that loaders of a decoder's ONNX file look for beside it: configs and tokenizer, as each names them.
+
+Source: what transformers' `from_pretrained` reads (config.json, generation_config.json, the tokenizer's files); what
+Transformers.js reads beside those (`transformers.js_config`); onnxruntime-genai's `genai_config.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .source import Source
+from .with_past import file_name
+
+ONNX_FILE = "onnx/model.onnx"  # where Transformers.js looks; optimum finds it there, genai_config.json names it
+# What genai knows by name and takes as one decoder with separate keys and values; others of that kind are `decoder`.
+_GENAI_TYPES = frozenset({
+    "chatglm", "ernie4_5", "gemma", "gemma2", "gemma3_text", "granite", "internlm2", "llama", "mistral", "nemotron",
+    "olmo", "phi", "phi3", "phimoe", "qwen2", "qwen3", "smollm3",
+})  # fmt: skip
+_FALLBACK_CONTEXT = 4096  # where nothing in the model bounds it
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def companions(source: Source, step: Source, external_data: bool) -> dict[str, bytes]:
+    """Path within the folder -> content.
+
+    step: the source as `with_past` made it. external_data: whether the weights lie beside the ONNX file.
+    """
+    config = _config(source, external_data)
+    files = _tokenizer_files(source.tokenizer_files(), source.pad_side)
+    files |= {
+        "config.json": _text(config), "generation_config.json": _text(_generation_config(source.module)),
+        "genai_config.json": _text(_genai_config(source, step, config)),
+    }  # fmt: skip
+    return dict(sorted(files.items()))
+
+
+def _text(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n").encode()
+
+
+def _config(source: Source, external_data: bool) -> dict[str, Any]:
+    """The model's config, without how its weights lay before, and in older readers' words too."""
+    module: Any = source.module
+    config = {k: v for k, v in source.config.items() if not k.startswith("_") and k != "quantization_config"}
+    rope = config.get("rope_parameters")
+    if isinstance(rope, Mapping) and "rope_theta" in rope:  # transformers before 5 read these two
+        scaled = {k: v for k, v in rope.items() if k != "rope_theta"}
+        config["rope_theta"] = rope["rope_theta"]
+        config["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else scaled
+    return config | {
+        "architectures": [_class_of(module)], "dtype": "float32", "torch_dtype": "float32", "use_cache": True,
+        "transformers.js_config": {"dtype": "fp32", "use_external_data_format": int(external_data)},
+    }  # fmt: skip
+
+
+def _class_of(module: Any) -> str:
+    return str(type(module).__name__)
+
+
+def _generation_config(module: Any) -> dict[str, Any]:
+    settings = getattr(module, "generation_config", None)
+    found = {} if settings is None else settings.to_dict()
+    return {k: v for k, v in found.items() if v is not None and not k.startswith("_")}
+
+
+# -- onnxruntime-genai ------------------------------------------------------------------------------------
+
+
+def _genai_config(source: Source, step: Source, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Source: the keys that onnxruntime-genai 0.18's own builder writes, and `src/config.cpp` reads."""
+    module: Any = source.module
+    text = module.config.get_text_config()
+    kind, tokens = str(text.model_type), _token_ids(source)
+    keys = [s for s in step.inputs if "_key_" in s.name]
+    heads, size = (int(d) for d in (keys[0].dims[1], keys[0].dims[3]))
+    context = source.max_seq or getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
+    plain = [s.name for s in step.inputs if s.name in ("input_ids", "attention_mask", "position_ids")]
+    return {
+        "model": {
+            **tokens, "context_length": context, "type": kind if kind in _GENAI_TYPES else "decoder",
+            "vocab_size": source.vocab_size,
+            "decoder": {
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []}, "filename": ONNX_FILE,
+                "head_size": size, "hidden_size": text.hidden_size, "num_attention_heads": text.num_attention_heads,
+                "num_hidden_layers": len(keys), "num_key_value_heads": heads,
+                "inputs": {**{name: name for name in plain}, **_patterns("past")},
+                "outputs": {"logits": "logits", **_patterns("present")},
+            },
+        },
+        "search": _search(source.module, context),
+    }  # fmt: skip
+
+
+def _patterns(first: str) -> dict[str, str]:
+    return {f"{first}_{kind}_names": file_name(f"{first}_{kind}_0").replace(".0.", ".%d.") for kind in ("key", "value")}
+
+
+def _token_ids(source: Source) -> dict[str, Any]:
+    """bos, eos (one or several) and pad. Where none pads, the end does; where none ends, nothing stops but length."""
+    module: Any = source.module
+    own, config = getattr(module, "generation_config", None), module.config.get_text_config()
+    found = {}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        found[name] = next((v for v in (getattr(own, name, None), getattr(config, name, None)) if v is not None), None)
+    ends = found["eos_token_id"]
+    end = ends[0] if isinstance(ends, list) else ends
+    if found["pad_token_id"] is None:
+        found["pad_token_id"] = 0 if end is None else end
+    return {name: v for name, v in found.items() if v is not None}
+
+
+def _search(module: Any, context: int) -> dict[str, Any]:
+    """The model's own way to choose tokens, by genai's names. Its cache is given anew by each step, not shared."""
+    own = getattr(module, "generation_config", None)
+
+    def of(name: str, usual: Any) -> Any:
+        value = getattr(own, name, None)
+        return usual if value is None else value
+
+    return {
+        "do_sample": of("do_sample", False), "early_stopping": True, "length_penalty": of("length_penalty", 1.0),
+        "max_length": context, "min_length": 0, "num_beams": of("num_beams", 1), "num_return_sequences": 1,
+        "no_repeat_ngram_size": of("no_repeat_ngram_size", 0), "past_present_share_buffer": False,
+        "repetition_penalty": of("repetition_penalty", 1.0), "temperature": of("temperature", 1.0),
+        "top_k": of("top_k", 50), "top_p": of("top_p", 1.0),
+    }  # fmt: skip
+
+
+# -- the tokenizer ----------------------------------------------------------------------------------------
+
+
+def _tokenizer_files(files: Mapping[str, bytes], pad_side: str) -> dict[str, bytes]:
+    """The tokenizer's own files, and what older loaders read beside them: the chat template within the config, a map
+    of special tokens, and a class that they know."""
+    found = dict(files)
+    if "tokenizer.json" not in found:
+        return found
+    config = json.loads(found.get("tokenizer_config.json", b"{}"))
+    if str(config.get("tokenizer_class", "TokenizersBackend")) == "TokenizersBackend":  # transformers 5's name
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config.setdefault("padding_side", pad_side)
+    config.setdefault("model_input_names", ["input_ids", "attention_mask"])  # else generate is handed segments too
+    if "chat_template.jinja" in found:
+        config.setdefault("chat_template", found["chat_template.jinja"].decode())
+    elif isinstance(config.get("chat_template"), str):
+        found["chat_template.jinja"] = config["chat_template"].encode()
+    special = {name: config[name] for name in _SPECIAL if config.get(name) is not None}
+    found.setdefault("special_tokens_map.json", _text(special))
+    return found | {"tokenizer_config.json": _text(config)}

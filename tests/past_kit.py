@@ -1,0 +1,64 @@
+"""An exported decoder run chunk by chunk in plain ONNX Runtime, and what eager torch answers to the whole text."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+
+def session(folder: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(folder / "onnx/model.onnx", options, providers=["CPUExecutionProvider"])
+
+
+def rows(batch: int, length: int, padded: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask [batch, length]; the last row begins with `padded` places of padding."""
+    ids = np.random.default_rng(seed).integers(3, 100, (batch, length))
+    mask = np.ones_like(ids)
+    mask[-1, :padded] = 0
+    return ids, mask
+
+
+def places(mask: np.ndarray) -> np.ndarray:
+    """The position of each token, counted over real ones."""
+    return np.maximum(mask.cumsum(-1) - 1, 0)
+
+
+def whole(module: Any, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Eager torch's logits [batch, length, vocab] of the whole text, without any cache."""
+    given = {"input_ids": ids, "attention_mask": mask}
+    if "position_ids" in inspect.signature(module.forward).parameters:
+        given["position_ids"] = places(mask)
+    with torch.no_grad():
+        tensors = {name: torch.from_numpy(array) for name, array in given.items()}
+        return module(**tensors, use_cache=False).logits.numpy()
+
+
+def nothing_kept(opened: Any, batch: int) -> dict[str, np.ndarray]:
+    """The past before the first token: of length 0."""
+    kept = [i for i in opened.get_inputs() if i.name.startswith("past_key_values.")]
+    return {i.name: np.zeros((batch, i.shape[1], 0, i.shape[3]), np.float32) for i in kept}
+
+
+def in_chunks(opened: Any, ids: np.ndarray, mask: np.ndarray, chunks: Sequence[int]) -> np.ndarray:
+    """Logits [batch, length, vocab] of a text read in chunks, each behind what those before it left."""
+    taken = {i.name for i in opened.get_inputs()}
+    names = [o.name for o in opened.get_outputs()]
+    past, done, at = nothing_kept(opened, len(ids)), [], 0
+    for size in chunks:
+        new = slice(at, at + size)
+        at += size
+        given = {"input_ids": ids[:, new], "attention_mask": mask[:, :at], "position_ids": places(mask)[:, new]}
+        fed = {name: array for name, array in {**given, **past}.items() if name in taken}
+        out = dict(zip(names, opened.run(None, fed), strict=True))
+        done.append(out.pop("logits"))
+        past = {name.replace("present", "past_key_values"): array for name, array in out.items()}
+        assert {array.shape[2] for array in past.values()} == {at}
+    return np.concatenate(done, axis=1)
