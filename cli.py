@@ -145,7 +145,7 @@ def _verified(row: dict[str, Any]) -> dict[str, Any]:
 def export(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="the .onnx file to write; a folder if --with-past")],
-    with_past: Annotated[bool, typer.Option("--with-past", help="a decoder with its cache, for others' loaders")] = False,
+    with_past: Annotated[bool, typer.Option("--with-past", help="a decoder and its cache, for other loaders")] = False,
     portable: Annotated[bool, typer.Option(help="standard ONNX ops only")] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX opset, 17 or higher")] = None,
     task: TaskName = None,
