@@ -17,6 +17,7 @@ from .compiler.plan import Plan
 from .compiler.task import Precision, Task
 from .evaluating import evaluate
 from .exporting import export_with_past
+from .generating import generate
 from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
 from .ir.dims import Range
 from .ir.graph import Program
@@ -36,9 +37,9 @@ from .work import PRECISIONS, Asked, Span, Work, after_passes, builder
 
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "calibrate", "capture",
-    "check_reports", "compile", "demo", "diff", "doctor", "evaluate", "explain", "export", "load", "models", "ops",
-    "pairs", "predictions", "profile", "read_percent", "run", "show", "show_account", "show_diff", "show_profile",
-    "stages", "summary", "table", "targets", "tune", "verify", "version", "write_reports",
+    "check_reports", "compile", "demo", "diff", "doctor", "evaluate", "explain", "export", "generate", "load",
+    "models", "ops", "pairs", "predictions", "profile", "read_percent", "run", "show", "show_account", "show_diff",
+    "show_profile", "stages", "summary", "table", "targets", "tune", "verify", "version", "write_reports",
 ]  # fmt: skip
 NOTES = "notes.json"
 

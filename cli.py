@@ -15,7 +15,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_evaluating, cli_measuring, cli_profiling, cli_tuning  # noqa: F401  (their commands join the group)
+from . import (  # noqa: F401  (their commands join the group)
+    cli_evaluating,
+    cli_generating,
+    cli_measuring,
+    cli_profiling,
+    cli_tuning,
+)
 from .cli_base import (
     AsJson,
     BackendName,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from .signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     from ..ir.graph import Program
+    from .generation.generator import Chat, Generation, Generator
 
 
 class Bundle:
@@ -79,6 +80,29 @@ class Bundle:
         """
         return self.runner(threads).run(entry or next(iter(self.entries)), inputs, outputs)
 
+    @cached_property
+    def generator(self) -> Generator:
+        """What generates with it, and keeps tokenizer and stored prefixes. Raises: RunError where it cannot."""
+        from .generation.generator import Generator
+
+        return Generator(self, threads=self._threads)
+
+    def generate(self, prompt: Any, **asked: Any) -> Any:
+        """Goes on from a prompt, or from each of a list: a `Generated`, or a list of them.
+
+        prompt: a text, token ids, messages of a chat, a list of these, or arrays `input_ids` and `attention_mask`.
+        asked:  `chat`, `system`, `on_piece`, `batch`, and the fields of `generation.options.GenerationOptions`.
+        """
+        return self.generator.generate(prompt, **asked)
+
+    def stream(self, prompt: Any, **asked: Any) -> Generation:
+        """An iterator over the pieces of text as they come; its `results` are what there is so far."""
+        return self.generator.stream(prompt, **asked)
+
+    def chat(self, system: str | None = None, **asked: Any) -> Chat:
+        """A conversation: `say` gives an answer, and only what is new of the next turn is read."""
+        return self.generator.chat(system, **asked)
+
     def threads(self, asked: int | None = None) -> int:
         """How many it runs with: as asked, as given when it was opened, as was measured to be best, or one per core."""
         kind = OPTIONS.get(self.manifest.backend)
@@ -100,6 +124,7 @@ class Bundle:
         for runner in self._runners.values():
             runner.close()
         self._runners.clear()
+        self.__dict__.pop("generator", None)
 
     def __enter__(self) -> Bundle:
         return self
