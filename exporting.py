@@ -29,7 +29,7 @@ def export_with_past(
     from .compiler.driver import compile_program
     from .compiler.hardware.machine import this_machine
     from .ir.text import to_text
-    from .models.companions import ONNX_FILE, companions
+    from .models.companions import ONNX_FILE, companions, opened_axes
 
     out = Path(output)
     _check(asked)
@@ -47,7 +47,7 @@ def export_with_past(
     with ours(lambda: to_text(plan.program)):
         row = export_folder(
             plan, out, ONNX_FILE, lambda external: companions(source, step, external), name=source.name,
-            portable=portable, opset=opset,
+            portable=portable, opset=opset, opened=opened_axes(source, step),
         )  # fmt: skip
     progress("done", 1.0)
     return row

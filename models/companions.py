@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .decoding import PAST
 from .source import Source
 from .with_past import file_name
 
@@ -19,6 +20,13 @@ _GENAI_TYPES = frozenset({
     "chatglm", "ernie4_5", "gemma", "gemma2", "gemma3_text", "granite", "internlm2", "llama", "mistral", "nemotron",
     "olmo", "phi", "phi3", "phimoe", "qwen2", "qwen3", "smollm3",
 })  # fmt: skip
+# How optimum-onnx 0.1.0 works out the shape of the empty past that it begins with: families whose config it asks for
+# the number of key heads, and for their size; of all others it takes every head, and hidden_size by heads.
+_ASKS_HEADS = frozenset({
+    "arcee", "cohere", "gemma", "gemma3_text", "glm", "gpt_oss", "granite", "helium", "llama", "mistral", "nemotron",
+    "qwen2", "qwen3", "qwen3_moe", "smollm3", "stablelm",
+})  # fmt: skip
+_ASKS_SIZE = frozenset({"gemma", "gemma3_text", "gpt_oss", "nemotron"})
 _FALLBACK_CONTEXT = 4096  # where nothing in the model bounds it
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -35,6 +43,28 @@ def companions(source: Source, step: Source, external_data: bool) -> dict[str, b
         "genai_config.json": _text(_genai_config(source, step, config)),
     }  # fmt: skip
     return dict(sorted(files.items()))
+
+
+def opened_axes(source: Source, step: Source) -> dict[str, dict[int, str]]:
+    """Sizes of the past that the ONNX file must not state: input -> axis -> name.
+
+    optimum begins with an empty past, whose heads it guesses; a wrong guess does no harm in an empty array, unless the
+    file forbids it. Source: `ORTModelForCausalLM.__init__` of optimum-onnx 0.1.0.
+    """
+    module: Any = source.module
+    text = module.config.get_text_config()
+    kind, heads = str(text.model_type), int(text.num_attention_heads)
+    guess = {
+        1: ("kv_heads", text.num_key_value_heads if kind in _ASKS_HEADS else heads),
+        3: ("head_size", text.head_dim if kind in _ASKS_SIZE else text.hidden_size // heads),
+    }
+    if kind == "deepseek_v3":  # guessed for its heads as they are computed with, while it keeps what they are made of
+        guess = {axis: (name, -1) for axis, (name, _) in guess.items()}
+    found = {}
+    for spec in (s for s in step.inputs if s.name.startswith(PAST)):
+        wrong = {axis: name for axis, (name, size) in guess.items() if spec.dims[axis] != size}
+        found |= {file_name(spec.name): wrong} if wrong else {}
+    return found
 
 
 def _text(content: Mapping[str, Any]) -> bytes:

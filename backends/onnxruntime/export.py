@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,17 +30,19 @@ _GRAPH, _INITIALIZER, _RAW_DATA = tag(7), tag(5), tag(9)
 def export_onnx(
     plan: Plan, out: Path, *, entry: str | None = None, portable: bool = False, opset: int | None = None,
     limit_bytes: int = PROTOBUF_LIMIT_BYTES, data_suffix: str = ".data",
+    opened: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
 ) -> dict[str, Any]:  # fmt: skip
     """Writes one entry as an ONNX file; a row that describes it.
 
     portable: standard operators only. opset: 17 and later.
     limit_bytes: from which size on the weights go to a file beside it, whose name ends with `data_suffix`.
+    opened: input -> axis -> name, of sizes that the file does not say.
     Raises: BuildError on an opset that is not supported, an op that cannot be lowered, or a disk that is full.
     """
     opset = DEFAULT_OPSET if opset is None else opset
     check_asked(out, opset)
     variants = plan.entries[entry or next(iter(plan.entries))]
-    model = emit(plan.program, variants[-1].function, opset=opset, portable=portable)
+    model = replace(emit(plan.program, variants[-1].function, opset=opset, portable=portable), opened=opened)
     total = sum(int(str(t.bytes)) for t in model.types.values())
     with writing(out.name):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -19,16 +19,16 @@ MARKER = "tundish.json"  # says that the folder is ours to replace, and what mad
 
 def export_folder(
     plan: Plan, out: Path, file: str, companions: Callable[[bool], Mapping[str, bytes]], *, name: str,
-    portable: bool = False, opset: int | None = None,
+    portable: bool = False, opset: int | None = None, opened: Mapping[str, Mapping[int, str]],
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the folder whole or not at all; a row that describes it.
 
     file: the ONNX file's path within; weights too large for it lie in `<file>_data`, as Transformers.js has it.
-    companions: gives the other files, told whether there is such a file.
+    companions: gives the other files, told whether there is such a file. opened: as `export_onnx` takes it.
     Raises: BuildError where `out` is something else than a folder written here.
     """
     with folder_aside(out, MARKER, what="an exported folder") as aside:
-        row = export_onnx(plan, aside / file, portable=portable, opset=opset, data_suffix="_data")
+        row = export_onnx(plan, aside / file, portable=portable, opset=opset, data_suffix="_data", opened=opened)
         others = companions(row["external_data"] is not None)
         for path, content in others.items():
             (aside / path).write_bytes(content)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,11 @@ PRODUCER = "tundish"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An emitted entry. weights: name in the program's table -> name in the model, in order of use."""
+    """An emitted entry.
+
+    weights: name in the program's table -> name in the model, in order of use.
+    opened:  input -> axis -> name of a size that the file leaves open, though here it is one number.
+    """
 
     graph: Graph
     name: str
@@ -34,6 +39,7 @@ class Model:
     initializers: Mapping[str, np.ndarray]
     weights: Mapping[str, str]
     types: Mapping[str, TensorType]
+    opened: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 def emit(
@@ -110,7 +116,7 @@ def proto(model: Model, weights: Iterable[onnx.TensorProto] = ()) -> onnx.ModelP
     body = onnx.GraphProto(
         name=model.name,
         node=[_node(n, places=ir_version >= 10) for n in model.nodes],
-        input=[_value_info(v.name, v.type) for v in graph.inputs],
+        input=[_value_info(v.name, v.type, model.opened.get(v.name, {})) for v in graph.inputs],
         output=[_value_info(name, v.type) for name, v in outputs],
         initializer=[*(_inline(name, a) for name, a in model.initializers.items()), *weights],
     )
@@ -162,10 +168,10 @@ def _inline(name: str, array: np.ndarray) -> onnx.TensorProto:
     return tensor
 
 
-def _value_info(name: str, type: TensorType) -> onnx.ValueInfoProto:
+def _value_info(name: str, type: TensorType, opened: Mapping[int, str] = MappingProxyType({})) -> onnx.ValueInfoProto:
     from onnx import helper
 
-    shape = [d if isinstance(d, int) else str(d) for d in type.shape]
+    shape = [opened.get(i, d if isinstance(d, int) else str(d)) for i, d in enumerate(type.shape)]
     return helper.make_tensor_value_info(name, ONNX_TYPES[type.dtype.name], shape)
 
 

@@ -1,7 +1,7 @@
-"""Run in an environment of its own: optimum's ORTModelForCausalLM on a folder, greedily.
+"""Run in an environment of its own: optimum's ORTModelForCausalLM on folders, greedily.
 
-argv: the folder. stdin: JSON rows {"ids", "mask", "new"}, padded on the left. stdout, last line: JSON, all tokens of
-each row's texts.
+stdin: JSON, folder -> rows {"ids", "mask", "new"}, padded on the left. stdout, last line: JSON, folder -> for each row
+of rows its texts' tokens, prompt and all.
 """
 
 import json
@@ -10,13 +10,15 @@ import sys
 import torch
 from optimum.onnxruntime import ORTModelForCausalLM
 
-model = ORTModelForCausalLM.from_pretrained(sys.argv[1])
-assert model.can_use_cache, "it would read the whole text again at every token"
-answers = []
-for row in json.load(sys.stdin):
-    made = model.generate(
-        input_ids=torch.tensor(row["ids"]), attention_mask=torch.tensor(row["mask"]), do_sample=False,
-        max_new_tokens=row["new"], min_new_tokens=row["new"],
-    )  # fmt: skip
-    answers.append(made.tolist())
-print(json.dumps(answers))
+
+def answers(folder, asked):
+    model = ORTModelForCausalLM.from_pretrained(folder)
+    assert model.can_use_cache, "it would read the whole text again at every token"
+    for row in asked:
+        yield model.generate(
+            input_ids=torch.tensor(row["ids"]), attention_mask=torch.tensor(row["mask"]), do_sample=False,
+            max_new_tokens=row["new"], min_new_tokens=row["new"],
+        ).tolist()  # fmt: skip
+
+
+print(json.dumps({folder: list(answers(folder, asked)) for folder, asked in json.load(sys.stdin).items()}))
