@@ -60,7 +60,7 @@ def opened_axes(source: Source, step: Source) -> dict[str, dict[int, str]]:
     }
     if kind == "deepseek_v3":  # guessed for its heads as they are computed with, while it keeps what they are made of
         guess = {axis: (name, -1) for axis, (name, _) in guess.items()}
-    found = {}
+    found: dict[str, dict[int, str]] = {}
     for spec in (s for s in step.inputs if s.name.startswith(PAST)):
         wrong = {axis: name for axis, (name, size) in guess.items() if spec.dims[axis] != size}
         found |= {file_name(spec.name): wrong} if wrong else {}
