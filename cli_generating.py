@@ -40,7 +40,7 @@ def generate(
         raise api.TundishError("--stream and --json do not go together", hint="leave out one of them")
     with api.stages(as_json or (Path(bundle) / "manifest.json").exists()) as progress:
         found = api.generate(
-            bundle, sys.stdin.read() if prompt == "-" else prompt, system=system, chat=chat, partial=True,
+            bundle, _from_stdin() if prompt == "-" else prompt, system=system, chat=chat, partial=True,
             on_piece=_shown if stream else None, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
             top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, stop=stop or (), seed=seed,
             capacity=context, threads=threads, progress=progress,
@@ -52,6 +52,16 @@ def generate(
         say(_speed(found))
     if found.finish_reason == "interrupted":
         raise typer.Exit(130)
+
+
+def _from_stdin() -> str:
+    """All of it, without the line's end that a shell puts behind a text."""
+    from . import api
+
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise api.TundishError("what stdin gives is no text in UTF-8", found=str(error)) from error
 
 
 def _shown(piece: Any) -> None:

@@ -13,6 +13,7 @@ from .backends.generation.generator import options_of
 from .backends.generation.loop import Piece
 from .backends.manifest import MANIFEST
 from .compiler.hardware.machine import check_threads
+from .ir.diagnostics import RunError
 from .profiler.report.progress import Progress, silent
 
 
@@ -34,6 +35,8 @@ def generate(
     """
     options_of(asked)  # before anything is opened or compiled
     check_threads(threads)
+    if isinstance(prompt, str) and not prompt:
+        raise RunError("the prompt is empty", hint="give it at least one token to go on from")
     with _opened(bundle, threads, progress) as opened:
         progress("generating", 0.95)
         return opened.generate(
@@ -44,7 +47,7 @@ def generate(
 @contextmanager
 def _opened(bundle: str | Path | Bundle, threads: int | None, progress: Progress) -> Iterator[Bundle]:
     if isinstance(bundle, Bundle):
-        yield bundle
+        yield bundle if threads is None else Bundle(bundle.path, bundle.manifest, threads)
         return
     if (Path(bundle) / MANIFEST).exists():
         with open_bundle(Path(bundle), threads=threads) as opened:

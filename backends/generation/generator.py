@@ -141,6 +141,8 @@ class Generator:
         Everything else as for `stream`; on_piece hears the pieces as they come. partial: Ctrl-C gives what there is.
         """
         options = options_of(asked)
+        if batch is not None and batch < 1:
+            raise RunError(f"batch must be at least 1, got {batch}")
         rows, single, chats = self._rows(prompt, chat, system)
         most = batch or self.most_rows or len(rows)
         self._check_rows(min(most, len(rows)))

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...ir.diagnostics import RunError
 from .options import DEFAULT_NEW_TOKENS, GenerationOptions
-from .prefixes import SHORTEST, PrefixStore, common_length
+from .prefixes import SHORTEST, Match, PrefixStore, common_length
 from .sampling import Sampler
 from .stops import StopStrings
 from .tokens import Detokenizer, TextTokens
@@ -219,7 +219,7 @@ class Generation:
         )  # fmt: skip
 
     def _run(self) -> Generator[Piece, None, None]:
-        session = self._session = self._session or self._open(len(self._rows), self.capacity)
+        session = self._session = self._session or self._open(len(self._rows), self._room())
         self._began = perf_counter()
         busy = list(self._rows)  # busy[i] is row i of the session; an ended one stays in its place
         logits = self._read_prompts(session, busy)
@@ -234,6 +234,13 @@ class Generation:
                 session = self._session = self._fewer(session, busy)
                 busy = left
             logits = session.read([[] if row.reason else [int(row.tokens[row.length - 1])] for row in busy])
+
+    def _room(self) -> int:
+        """Tokens to have room for: also for a stored prefix that is longer than a row, of which a part is used."""
+        if self._options.capacity is not None:
+            return self.capacity
+        found = (self._stored(row) for row in self._rows)
+        return max(self.capacity, *(m.saved.length for m in found if m is not None), 0)
 
     def _fewer(self, session: Reads, busy: list[_Row]) -> Reads:
         """A session of the rows that go on, once they are half or less: an ended row would be computed along."""
@@ -260,18 +267,28 @@ class Generation:
 
     def _start(self, session: Reads, i: int, row: _Row) -> None:
         """Brings a row of the session to the longest beginning of its prompt that is known."""
-        most = len(row.prompt) - 1  # the last token is read, for its logits
+        known = row.prompt[:-1]  # the last token is read, for its logits
         if int(session.lengths[i]):
-            row.reused = _rewound(session, i, min(most, common_length(self._held, np.asarray(row.prompt))))
-        found = self._store.longest(row.prompt) if self._store is not None and self._options.reuse else None
-        if found is None or min(found.common, most) <= row.reused or found.saved.length > session.capacity:
+            row.reused = _rewound(session, i, common_length(self._held, np.asarray(known)))
+        found = self._stored(row)
+        if found is None or self._store is None or found.common <= row.reused:
+            return
+        if found.saved.length > session.capacity:
             return
         session.restore(i, found.saved)
-        common = min(found.common, most)
-        row.reused = _rewound(session, i, common)
-        if not row.reused and self._store is not None:  # a window has slid past it: kept apart from now on
-            self._read_one(session, i, row.prompt[:common])
-            self._store.add(row.prompt[:common], session.save(i))
+        row.reused = _rewound(session, i, found.common)
+        if row.reused:
+            return
+        # A window has slid past what is common: it is read, and kept apart for the next one.
+        shorter = self._store.longest(known, whole=True)
+        if shorter is not None:
+            session.restore(i, shorter.saved)
+            row.reused = shorter.common
+        self._read_one(session, i, known[row.reused : found.common])
+        self._store.add(known[: found.common], session.save(i))
+
+    def _stored(self, row: _Row) -> Match | None:
+        return self._store.longest(row.prompt[:-1]) if self._store is not None and self._options.reuse else None
 
     def _share(self, session: Reads, rows: list[_Row]) -> None:
         """Reads once what all prompts begin with, where that is half of them or more."""

@@ -44,10 +44,14 @@ class PrefixStore:
     def __len__(self) -> int:
         return len(self._held)
 
-    def longest(self, tokens: Sequence[int]) -> Match | None:
-        """The prefix that shares most tokens with a text; of equally good ones, the shortest. None under SHORTEST."""
+    def longest(self, tokens: Sequence[int], *, whole: bool = False) -> Match | None:
+        """The prefix that shares most tokens with a text; of equally good ones, the shortest. None under SHORTEST.
+
+        whole: only among those that the text begins with.
+        """
         text = np.asarray(tokens, np.int64)
         found = [(common_length(text, held), -len(held), key) for key, (held, _) in self._held.items()]
+        found = [m for m in found if not whole or m[0] == -m[1]]
         common, _, key = max(found, default=(0, 0, b""))
         if common < SHORTEST:
             return None

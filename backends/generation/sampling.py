@@ -39,9 +39,14 @@ def penalised(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarra
         tokens = np.unique(seen)
         tokens = tokens[tokens < len(scores)]
         scores[tokens] = np.where(scores[tokens] < 0, scores[tokens] * penalty, scores[tokens] / penalty)
-    if np.isnan(scores).any() or not scores.max() > -np.inf:
-        raise RunError("the model's answer is not a number", hint="`tundish verify` checks the bundle")
+    _check_number(scores.max())
     return scores
+
+
+def _check_number(highest: float) -> None:
+    """Raises: RunError where the highest of a row's scores is none; a NaN counts as the highest."""
+    if not np.isfinite(highest):
+        raise RunError("the model's answer is not a number", hint="`tundish verify` checks the bundle")
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
@@ -76,7 +81,11 @@ class Sampler:
     def choose(self, logits: np.ndarray, seen: np.ndarray) -> int:
         """The next token. logits: [vocab]; seen: the text's tokens. Raises: RunError where no logit is a number."""
         if not self._options.chosen_temperature:
-            return int(penalised(logits, seen, self._options.repetition_penalty).argmax())
+            plain = self._options.repetition_penalty == 1
+            scores = logits if plain else penalised(logits, seen, self._options.repetition_penalty)
+            likeliest = int(scores.argmax())  # of a row with a NaN, that
+            _check_number(scores[likeliest])
+            return likeliest
         tokens, odds = processed(logits, seen, self._options)
         drawn = np.searchsorted(odds.cumsum(), self._random.random() * odds.sum(), side="right")
         return int(tokens[min(int(drawn), len(tokens) - 1)])

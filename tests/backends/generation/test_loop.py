@@ -252,6 +252,8 @@ def test_a_system_prompt_is_read_once(bundle: Any) -> None:
     assert second.reused_tokens == common_length(one, two) > 40
     read = [s.read_tokens for s in generator.opened]  # type: ignore[attr-defined]
     assert read[1] == second.prompt_tokens - second.reused_tokens + 3
+    short = generator.generate("?", system=SYSTEM, max_new_tokens=1)
+    assert short.reused_tokens > 40, "a stored prefix may be longer than what is asked for now"
     again = generator.generate("Who pours?", system=SYSTEM, max_new_tokens=4)
     assert again.reused_tokens == again.prompt_tokens - 1 and again.tokens == second.tokens
     assert generator.generate("Who pours?", system=SYSTEM, max_new_tokens=4, reuse=False).reused_tokens == 0

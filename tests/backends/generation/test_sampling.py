@@ -63,7 +63,8 @@ def test_tokens_that_are_banned_stay_so() -> None:
         assert odds[tokens == 3] == 1
 
 
-@pytest.mark.parametrize("logits", [np.full(4, np.nan), np.array([0, np.nan, 0, 0]), np.full(4, -np.inf)])
+@pytest.mark.parametrize("logits", [np.full(4, np.nan), np.array([0, np.nan, 0, 9]), np.full(4, -np.inf),
+                                    np.array([0, np.inf, 0, 0])])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_what_is_no_number_is_refused(logits: np.ndarray, temperature: float) -> None:
     sampler = Sampler(GenerationOptions(temperature=temperature), 0, 0)
