@@ -31,6 +31,7 @@ def folder_aside(out: Path, marker: str, what: str = "a bundle") -> Iterator[Pat
     refuse(out, marker, what)
     with writing(out.name):
         out.parent.mkdir(parents=True, exist_ok=True)
+        refuse(out, marker, what)  # again: through a folder that was not there, `..` may lead to what is
         _remove_stale(out)
         aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
         aside.mkdir()

@@ -1,4 +1,4 @@
-"""The files that loaders of a decoder's ONNX file look for beside it: configs and tokenizer, as each names them.
+"""What loaders of text generation look for in a folder: which ONNX files, and beside them configs and tokenizer.
 
 Source: what transformers' `from_pretrained` reads (config.json, generation_config.json, the tokenizer's files); what
 Transformers.js reads beside those (`transformers.js_config`); onnxruntime-genai's `genai_config.json`.
@@ -7,14 +7,19 @@ Transformers.js reads beside those (`transformers.js_config`); onnxruntime-genai
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from .decoding import PAST
+from .seq2seq_past import KEPT, decoder_of, encoder_of
+from .seq2seq_past import file_name as seq2seq_name
 from .source import Source
-from .with_past import file_name
+from .with_past import check_generates, file_name, two_texts, with_past
 
 ONNX_FILE = "onnx/model.onnx"  # where Transformers.js looks; optimum finds it there, genai_config.json names it
+ENCODER_FILE, DECODER_FILE = "onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx"
 # What genai knows by name and takes as one decoder with separate keys and values; others of that kind are `decoder`.
 _GENAI_TYPES = frozenset({
     "chatglm", "ernie4_5", "gemma", "gemma2", "gemma3_text", "granite", "internlm2", "llama", "mistral", "nemotron",
@@ -31,25 +36,40 @@ _FALLBACK_CONTEXT = 4096  # where nothing in the model bounds it
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-def companions(source: Source, step: Source, external_data: bool) -> dict[str, bytes]:
-    """Path within the folder -> content.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One ONNX file. from_zero: sizes that may be 0; file_name: what its inputs and outputs are called there."""
 
-    step: the source as `with_past` made it. external_data: whether the weights lie beside the ONNX file.
-    """
-    config = _config(source, external_data)
+    file: str
+    source: Source
+    file_name: Callable[[str], str] = str
+    from_zero: frozenset[str] = frozenset()
+
+
+def parts_of(source: Source) -> tuple[Part, ...]:
+    """The ONNX files that a model becomes, the one with the cache last. Raises: ModelError where it keeps none."""
+    check_generates(source, hint="leave out --with-past")
+    if not two_texts(source):
+        return (Part(ONNX_FILE, with_past(source), file_name, frozenset({PAST})),)
+    decoder = Part(DECODER_FILE, decoder_of(source), seq2seq_name, frozenset({PAST, KEPT}))
+    return Part(ENCODER_FILE, encoder_of(source)), decoder
+
+
+def companions(source: Source, parts: Sequence[Part], external: Mapping[str, bool]) -> dict[str, bytes]:
+    """Path within the folder -> content. external: ONNX file -> whether its weights lie beside it."""
     files = _tokenizer_files(source.tokenizer_files(), source.pad_side)
-    files |= {
-        "config.json": _text(config), "generation_config.json": _text(_generation_config(source.module)),
-        "genai_config.json": _text(_genai_config(source, step, config)),
-    }  # fmt: skip
+    files["config.json"] = _text(_config(source, external))
+    files["generation_config.json"] = _text(_generation_config(source.module))
+    if not two_texts(source):  # genai takes of those that read one text and write another only those of speech
+        files["genai_config.json"] = _text(_genai_config(source, parts[-1].source))
     return dict(sorted(files.items()))
 
 
-def opened_axes(source: Source, step: Source) -> dict[str, dict[int, str]]:
+def opened_axes(source: Source, part: Part) -> dict[str, dict[int, str]]:
     """Sizes of the past that the ONNX file must not state: input -> axis -> name.
 
     optimum begins with an empty past, whose heads it guesses; a wrong guess does no harm in an empty array, unless the
-    file forbids it. Source: `ORTModelForCausalLM.__init__` of optimum-onnx 0.1.0.
+    file forbids it. Source: `ORTModelForCausalLM.__init__` and `ORTDecoderForSeq2Seq.__init__` of optimum-onnx 0.1.0.
     """
     module: Any = source.module
     text = module.config.get_text_config()
@@ -61,9 +81,9 @@ def opened_axes(source: Source, step: Source) -> dict[str, dict[int, str]]:
     if kind == "deepseek_v3":  # guessed for its heads as they are computed with, while it keeps what they are made of
         guess = {axis: (name, -1) for axis, (name, _) in guess.items()}
     found: dict[str, dict[int, str]] = {}
-    for spec in (s for s in step.inputs if s.name.startswith(PAST)):
+    for spec in (s for s in part.source.inputs if s.name.startswith(PAST)):
         wrong = {axis: name for axis, (name, size) in guess.items() if spec.dims[axis] != size}
-        found |= {file_name(spec.name): wrong} if wrong else {}
+        found |= {part.file_name(spec.name): wrong} if wrong else {}
     return found
 
 
@@ -71,7 +91,7 @@ def _text(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n").encode()
 
 
-def _config(source: Source, external_data: bool) -> dict[str, Any]:
+def _config(source: Source, external: Mapping[str, bool]) -> dict[str, Any]:
     """The model's config, without how its weights lay before, and in older readers' words too."""
     module: Any = source.module
     config = {k: v for k, v in source.config.items() if not k.startswith("_") and k != "quantization_config"}
@@ -82,7 +102,9 @@ def _config(source: Source, external_data: bool) -> dict[str, Any]:
         config["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else scaled
     return config | {
         "architectures": [_class_of(module)], "dtype": "float32", "torch_dtype": "float32", "use_cache": True,
-        "transformers.js_config": {"dtype": "fp32", "use_external_data_format": int(external_data)},
+        "transformers.js_config": {"dtype": "fp32", "use_external_data_format": {
+            PurePosixPath(file).name: int(beside) for file, beside in external.items()
+        }},
     }  # fmt: skip
 
 
@@ -99,7 +121,7 @@ def _generation_config(module: Any) -> dict[str, Any]:
 # -- onnxruntime-genai ------------------------------------------------------------------------------------
 
 
-def _genai_config(source: Source, step: Source, config: Mapping[str, Any]) -> dict[str, Any]:
+def _genai_config(source: Source, step: Source) -> dict[str, Any]:
     """Source: the keys that onnxruntime-genai 0.18's own builder writes, and `src/config.cpp` reads."""
     module: Any = source.module
     text = module.config.get_text_config()

@@ -82,8 +82,9 @@ def prompted(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
     return {s.name: to_numpy(given[s.name]) for s in source.inputs}
 
 
-def _check_decodes(source: Source, hint: str = "leave out --phase decode and --past") -> None:
-    """Raises: ModelError, with this hint, for a model that keeps nothing between tokens."""
+def _check_decodes(source: Source) -> None:
+    """Raises: ModelError."""
+    hint = "leave out --phase decode and --past"
     if source.form != "torch" or not hasattr(source.module, "can_generate"):
         raise ModelError(f"{source.name} is no transformers model, so its cache is not known", hint=hint)
     if any(s.name == "decoder_input_ids" for s in source.inputs):
@@ -105,6 +106,9 @@ def _kept(source: Source) -> list[tuple[str, str, int, int]]:
     with torch.no_grad(), fake as made:
         given = made(ids), made(torch.ones_like(ids))
         cache = source.module(input_ids=given[0], attention_mask=given[1], use_cache=True).past_key_values
+        if cache is None:
+            raise ModelError(f"{source.name} keeps nothing between tokens: each of its tokens looks at all others",
+                             hint="it can be compiled and exported for whole texts")  # fmt: skip
         layers = getattr(cache, "layers", None)
         odd = [type(x).__name__ for x in layers or () if type(x).__name__ not in _PLAIN]
         if layers is None or odd:

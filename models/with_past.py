@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from .cases import make
-from .decoding import PAST, _cache, _check_decodes, _kept, _named
+from .decoding import PAST, _cache, _kept, _named
+from .errors import ModelError
 from .source import InputSpec, Source, describe
 
 _PROBE = 2  # tokens, and tokens before them, of the one run that names the outputs
@@ -25,9 +26,8 @@ def with_past(source: Source) -> Source:
     Inputs: input_ids [batch, seq], attention_mask [batch, past+seq] which may hide any of them, position_ids
     [batch, seq] where the model takes them, and for each layer past_key_i [batch, kv_heads, past, d] and past_value_i
     [batch, kv_heads, past, e]. Outputs: logits [batch, seq, vocab], and present_key_i, present_value_i of past+seq.
-    Raises: ModelError for a model that does not decode, or keeps anything but keys and values.
+    Raises: ModelError for a model that keeps anything but keys and values.
     """
-    _check_decodes(source, hint="leave out --with-past")
     ids = next(s for s in source.inputs if s.role == "ids")
     held = _kept(source)
     limit = source.max_seq or np.iinfo(np.int32).max
@@ -42,6 +42,22 @@ def with_past(source: Source) -> Source:
     )
     described = describe(whole, make(whole, 1, _PROBE, np.random.default_rng(0)))
     return described.replace(notes=source.notes)
+
+
+def check_generates(source: Source, hint: str) -> None:
+    """Raises: ModelError, with this hint, for a model that does not write text token by token."""
+    module: Any = source.module
+    if source.form != "torch" or not hasattr(module, "can_generate"):
+        raise ModelError(f"{source.name} is no transformers model, so its cache is not known", hint=hint)
+    needed = {"past_key_values", "attention_mask"}
+    if not module.can_generate() or not needed <= set(inspect.signature(module.forward).parameters):
+        raise ModelError(f"{source.name} ({type(module).__name__}) does not generate text token by token",
+                         hint=f"{hint}, or choose the head that does, such as --task causal-lm")  # fmt: skip
+
+
+def two_texts(source: Source) -> bool:
+    """Whether it reads one text and writes another."""
+    return any(s.name == "decoder_input_ids" for s in source.inputs)
 
 
 def takes_positions(module: Any) -> bool:

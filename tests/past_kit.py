@@ -12,10 +12,10 @@ import onnxruntime
 import torch
 
 
-def session(folder: Path) -> Any:
+def session(folder: Path, file: str = "model.onnx") -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(folder / "onnx/model.onnx", options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(folder / "onnx" / file, options, providers=["CPUExecutionProvider"])
 
 
 def rows(batch: int, length: int, padded: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +39,24 @@ def whole(module: Any, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         tensors = {name: torch.from_numpy(array) for name, array in given.items()}
         return module(**tensors, use_cache=False).logits.numpy()
+
+
+def answered(folder: Path, ids: np.ndarray, mask: np.ndarray, new: np.ndarray, chunks: Sequence[int]) -> np.ndarray:
+    """Logits [batch, new, vocab] of an encoder-decoder that reads `ids` once and its own text in chunks."""
+    encoder, decoder = (session(folder, f"{name}.onnx") for name in ("encoder_model", "decoder_model_merged"))
+    (states,) = encoder.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})
+    given = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+    names = [o.name for o in decoder.get_outputs()]
+    past, done, at = nothing_kept(decoder, len(ids)), [], 0
+    for size in chunks:
+        given |= {"input_ids": new[:, at : at + size], "use_cache_branch": np.array([at > 0])}
+        at += size
+        out = dict(zip(names, decoder.run(None, {**given, **past}), strict=True))
+        done.append(out.pop("logits"))
+        past = {name.replace("present", "past_key_values"): array for name, array in out.items()}
+        assert {v.shape[2] for k, v in past.items() if ".decoder." in k} == {at}
+        assert {v.shape[2] for k, v in past.items() if ".encoder." in k} == {ids.shape[1]}
+    return np.concatenate(done, axis=1)
 
 
 def nothing_kept(opened: Any, batch: int) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import past_kit
 import pytest
+import torch
 
 import tundish
 from tundish.exporting import export_with_past
@@ -32,6 +33,20 @@ def check_chunks(name: str, folder: Path) -> None:
         assert np.abs(got - want)[real].max() <= 1e-5 * max(1.0, np.abs(want[real]).max()), (name, batch, chunks)
 
 
+def check_two_texts(name: str, folder: Path) -> None:
+    """Also of a source of one token, and of one that is padded."""
+    module = open_model(name).module
+    for batch, length, chunks in ((2, 7, (3, 1, 1)), (1, 9, (1, 1, 4)), (1, 1, (1, 2))):
+        ids, mask = past_kit.rows(batch, length, 3 if length > 3 else 0)
+        mask, new = mask[:, ::-1].copy(), past_kit.rows(batch, sum(chunks), 0, seed=1)[0]
+        given = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": new}
+        with torch.no_grad():
+            tensors = {key: torch.from_numpy(array) for key, array in given.items()}
+            want = module(**tensors, use_cache=False).logits.numpy()
+        got = past_kit.answered(folder, ids, mask, new, chunks)
+        assert np.abs(got - want).max() <= 1e-5 * max(1.0, np.abs(want).max()), (name, batch, chunks)
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "llama"
@@ -48,6 +63,42 @@ def test_a_window_in_standard_ops(tmp_path):
     row = tundish.export("mistral-tiny", tmp_path / "m", with_past=True, portable=True, opset=17)
     check_chunks("mistral-tiny", tmp_path / "m")
     assert {n.domain for n in onnx.load(tmp_path / "m/onnx/model.onnx").graph.node} == {""} and row["portable"]
+
+
+def test_an_encoder_decoder_in_two_files(tmp_path):
+    tundish.export("t5-tiny", tmp_path / "m", with_past=True)
+    check_two_texts("t5-tiny", tmp_path / "m")
+    files = {str(p.relative_to(tmp_path / "m")) for p in (tmp_path / "m").rglob("*.*")}
+    assert files == {
+        "config.json", "generation_config.json", "onnx/decoder_model_merged.onnx", "onnx/encoder_model.onnx",
+        "tundish.json",
+    }  # fmt: skip
+
+
+def test_the_encoders_states_are_multiplied_once(tmp_path):
+    """At later calls nothing of them is left to project: keys and values kept of other states stand."""
+    tundish.export("bart-tiny", tmp_path / "m", with_past=True)
+    decoder = past_kit.session(tmp_path / "m", "decoder_model_merged.onnx")
+    rng, random = np.random.default_rng(0), {}
+    for i in decoder.get_inputs():
+        if i.name.startswith("past_key_values"):
+            random[i.name] = rng.standard_normal((1, i.shape[1], 5, i.shape[3])).astype(np.float32)
+    given = {"input_ids": np.array([[7]]), "encoder_attention_mask": np.ones((1, 5), np.int64),
+             "use_cache_branch": np.array([True]), **random}  # fmt: skip
+    names = [o.name for o in decoder.get_outputs()]
+    first, second = (decoder.run(None, {**given, "encoder_hidden_states": rng.standard_normal((1, 5, 32)).astype("f4")})
+                     for _ in range(2))  # fmt: skip
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+    assert all((a == random[n.replace("present", "past_key_values")]).all()
+               for n, a in zip(names, first, strict=True) if ".encoder." in n)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("name", ["t5-tiny", "bart-tiny"])
+def test_more_encoder_decoders(name, portable, tmp_path):
+    tundish.export(name, tmp_path / "m", with_past=True, portable=portable)
+    check_two_texts(name, tmp_path / "m")
 
 
 @pytest.mark.slow
@@ -88,7 +139,9 @@ def test_names_and_shapes_are_the_ecosystems(llama):
 def test_configs_say_what_the_graph_is(llama):
     config, genai, made = (json.loads((llama / f"{n}.json").read_text()) for n in ("config", "genai_config", "tundish"))
     assert config["architectures"] == ["LlamaForCausalLM"] and config["model_type"] == "llama"
-    assert config["transformers.js_config"] == {"dtype": "fp32", "use_external_data_format": 0}
+    assert config["transformers.js_config"] == {
+        "dtype": "fp32", "use_external_data_format": {"model.onnx": 0},
+    }  # fmt: skip
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
     assert not [key for key in config if key.startswith("_")]
     decoder = genai["model"]["decoder"]
@@ -108,7 +161,7 @@ def test_weights_too_large_for_the_file_lie_where_transformers_js_looks(monkeypa
     row = tundish.export("llama-tiny", tmp_path / "m", with_past=True)
     assert row["external_data"] == str(tmp_path / "m/onnx/model.onnx_data") and Path(row["external_data"]).is_file()
     config = json.loads((tmp_path / "m/config.json").read_text())
-    assert config["transformers.js_config"]["use_external_data_format"] == 1
+    assert config["transformers.js_config"]["use_external_data_format"] == {"model.onnx": 1}
     check_chunks("llama-tiny", tmp_path / "m")
 
 
@@ -123,9 +176,9 @@ def test_the_same_folder_again_and_no_other(llama, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["diary.txt"]
 
 
-@pytest.mark.parametrize("name", ["bert-tiny", "t5-tiny", "vit-tiny"])
+@pytest.mark.parametrize("name", ["bert-tiny", "transformer-tiny", "vit-tiny"])
 def test_what_cannot_decode_is_refused(name, tmp_path):
-    with pytest.raises(CaptureError, match=r"does not generate|reads one text|takes neither|no transformers") as told:
+    with pytest.raises(CaptureError, match=r"does not generate|no transformers") as told:
         tundish.export(name, tmp_path / "m", with_past=True)
     assert re.search("--with-past", str(told.value)) and not (tmp_path / "m").exists()
 
@@ -136,3 +189,19 @@ def test_what_cannot_decode_is_refused(name, tmp_path):
 def test_wishes_that_do_not_go_together(asked, tmp_path):
     with pytest.raises(TundishError, match="--with-past cannot be joined with --"):
         export_with_past("llama-tiny", tmp_path / "m", asked)
+
+
+def test_sizes_and_graphs_that_do_not_fit(tmp_path):
+    with pytest.raises(CaptureError, match="takes at most 64 positions"):
+        tundish.export("llama-tiny", tmp_path / "m", with_past=True, seq="1..65")
+    tundish.capture("gpt2-tiny", output=tmp_path / "graph")
+    with pytest.raises(CaptureError, match="a captured graph has its inputs already"):
+        tundish.export(tmp_path / "graph", tmp_path / "m", with_past=True)
+    assert not (tmp_path / "m").exists()
+
+
+def test_dots_in_a_path_lead_to_no_file_of_the_users(tmp_path):
+    (tmp_path / "diary.txt").write_text("dear diary")
+    with pytest.raises(BuildError, match="is not a folder"):
+        tundish.export("llama-tiny", tmp_path / "new/../diary.txt", with_past=True)
+    assert (tmp_path / "diary.txt").read_text() == "dear diary"

@@ -18,10 +18,11 @@ from tundish.models.open import open_model
 NEW = 12
 # Heads grouped, of a size that hidden_size does not tell, without position_ids, with learned ones.
 PLAIN = ("llama-tiny", "gpt2-tiny", "gpt-neox-tiny", "opt-tiny", "bloom-tiny", "qwen3-tiny", "qwen3-moe-tiny")
+TWO_TEXTS = ("t5-tiny", "bart-tiny")
 WINDOWED = ("mistral-tiny", "qwen2-tiny", "gemma2-tiny", "gemma3-tiny")
 FAMILIES = {
-    "optimum": (*PLAIN, *WINDOWED, "mixtral-tiny", "deepseek-v3-tiny"),
-    "transformers_js": (*PLAIN, *WINDOWED, "deepseek-v3-tiny"),
+    "optimum": (*PLAIN, *WINDOWED, "mixtral-tiny", "deepseek-v3-tiny", *TWO_TEXTS),
+    "transformers_js": (*PLAIN, *WINDOWED, "deepseek-v3-tiny", *TWO_TEXTS),
     "genai": (*PLAIN, *WINDOWED, "mixtral-tiny"),
 }
 PROMPTS = ("The capital of France is", "Hello")
@@ -29,7 +30,9 @@ PROMPTS = ("The capital of France is", "Hello")
 
 def asked_of(folder: Path, vocabulary: int, padded: bool) -> list[dict[str, Any]]:
     """One row; and two, the second of which begins with four places of padding."""
-    pad = json.loads((folder / "genai_config.json").read_text())["model"]["pad_token_id"]
+    genai, config = folder / "genai_config.json", folder / "config.json"
+    said = json.loads((genai if genai.exists() else config).read_text())
+    pad = said.get("model", said)["pad_token_id"]
     ids, mask = past_kit.rows(2, 9, 4)
     ids = np.where(mask > 0, np.maximum(ids % vocabulary, 10), pad)
     both = [{"ids": ids[:1].tolist(), "mask": mask[:1].tolist(), "new": NEW},

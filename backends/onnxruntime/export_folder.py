@@ -1,4 +1,4 @@
-"""A folder for others: an ONNX file in it, and the files that loaders look for beside it."""
+"""A folder for others: ONNX files in it, and the files that loaders look for beside it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,27 @@ MARKER = "tundish.json"  # says that the folder is ours to replace, and what mad
 
 
 def export_folder(
-    plan: Plan, out: Path, file: str, companions: Callable[[bool], Mapping[str, bytes]], *, name: str,
-    portable: bool = False, opset: int | None = None, opened: Mapping[str, Mapping[int, str]],
+    plans: Mapping[str, Plan], out: Path, companions: Callable[[Mapping[str, bool]], Mapping[str, bytes]], *,
+    name: str, portable: bool = False, opset: int | None = None,
+    opened: Mapping[str, Mapping[str, Mapping[int, str]]],
 ) -> dict[str, Any]:  # fmt: skip
-    """Writes the folder whole or not at all; a row that describes it.
+    """Writes the folder whole or not at all; a row that describes it, and of several graphs the last.
 
-    file: the ONNX file's path within; weights too large for it lie in `<file>_data`, as Transformers.js has it.
-    companions: gives the other files, told whether there is such a file. opened: as `export_onnx` takes it.
+    plans: an ONNX file's path within -> what it holds; weights too large for it lie in `<file>_data`, as
+    Transformers.js has it.
+    companions: gives the other files, told of which graphs the weights lie so. opened: file -> as `export_onnx` has it.
     Raises: BuildError where `out` is something else than a folder written here.
     """
     with folder_aside(out, MARKER, what="an exported folder") as aside:
-        row = export_onnx(plan, aside / file, portable=portable, opset=opset, data_suffix="_data", opened=opened)
-        others = companions(row["external_data"] is not None)
-        for path, content in others.items():
+        rows = {
+            file: export_onnx(plan, aside / file, portable=portable, opset=opset, data_suffix="_data",
+                              opened=opened[file])
+            for file, plan in plans.items()
+        }  # fmt: skip
+        beside = {file: row["external_data"] is not None for file, row in rows.items()}
+        for path, content in companions(beside).items():
             (aside / path).write_bytes(content)
+        file, row = list(rows.items())[-1]
         written = sorted(str(p.relative_to(aside)) for p in aside.rglob("*") if p.is_file())
         made = {
             "producer": "tundish", "version": version(), "model": name, "portable": portable, "opset": row["opset"],
@@ -39,7 +46,8 @@ def export_folder(
         }  # fmt: skip
         (aside / MARKER).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return {
-        **row, "file": str(out / file), "external_data": row["external_data"] and str(out / f"{file}_data"),
+        **row, "file": str(out / file), "external_data": str(out / f"{file}_data") if beside[file] else None,
+        "bytes": sum(r["bytes"] for r in rows.values()),
         "inputs": _by_layer(row["inputs"]), "outputs": _by_layer(row["outputs"]), "folder": str(out),
         "files": [*written, MARKER],
     }  # fmt: skip

@@ -3,13 +3,15 @@ import { readFileSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { createRequire } from 'node:module';
 
-const { AutoModelForCausalLM, Tensor, env } = createRequire(`${process.cwd()}/`)('@huggingface/transformers');
+const library = createRequire(`${process.cwd()}/`)('@huggingface/transformers');
+const { AutoModelForCausalLM, AutoModelForSeq2SeqLM, Tensor, env } = library;
 env.allowRemoteModels = false;
 const tensor = (rows) => new Tensor('int64', rows.flat().map(BigInt), [rows.length, rows[0].length]);
 const answers = {};
 for (const [folder, asked] of Object.entries(JSON.parse(readFileSync(0, 'utf8')))) {
     env.localModelPath = dirname(folder);
-    const model = await AutoModelForCausalLM.from_pretrained(basename(folder));
+    const two = JSON.parse(readFileSync(`${folder}/config.json`, 'utf8')).is_encoder_decoder;
+    const model = await (two ? AutoModelForSeq2SeqLM : AutoModelForCausalLM).from_pretrained(basename(folder));
     answers[folder] = [];
     for (const { ids, mask, new: count } of asked) {
         const made = await model.generate({
