@@ -15,7 +15,7 @@ from .backends.bundle import Bundle, check_place, open_bundle, write_bundle
 from .backends.version import version
 from .compiler.plan import Plan
 from .compiler.task import Precision, Task
-from .evaluating import evaluate
+from .evaluating import as_transformers, evaluate
 from .exporting import export_with_past
 from .generating import generate
 from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
@@ -36,7 +36,7 @@ from .tuning import tune
 from .work import PRECISIONS, Asked, Span, Work, after_passes, builder
 
 __all__ = [
-    "Bundle", "ModelWarning", "Program", "TundishError", "account", "bench", "calibrate", "capture",
+    "Bundle", "ModelWarning", "Program", "TundishError", "account", "as_transformers", "bench", "calibrate", "capture",
     "check_reports", "compile", "demo", "diff", "doctor", "evaluate", "explain", "export", "generate", "load",
     "models", "ops", "pairs", "predictions", "profile", "read_percent", "run", "show", "show_account", "show_diff",
     "show_profile", "stages", "summary", "table", "targets", "tune", "verify", "version", "write_reports",

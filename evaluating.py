@@ -1,4 +1,4 @@
-"""The verb `evaluate`: tasks of the field's harness on a bundle."""
+"""Bundles in the hands of others: tasks of the field's harness, and code that was written for transformers."""
 
 from __future__ import annotations
 
@@ -36,3 +36,16 @@ def evaluate(
         opened, [name.strip() for name in names if name.strip()], limit=limit, num_fewshot=num_fewshot, system=system,
         chat=chat, batch_size=batch, include=include, samples=samples, progress=progress,
     )  # fmt: skip
+
+
+def as_transformers(bundle: str | Path | Bundle, *, threads: int | None = None) -> Any:
+    """The bundle as a transformers model, for code that was written for one: `pipeline`, `generate`, a forward.
+
+        model = tundish.as_transformers("smollm2.tundish")     # was: AutoModelForCausalLM.from_pretrained(...)
+
+    Its tokenizer is `AutoTokenizer.from_pretrained(BUNDLE)`. Takes torch and transformers, which that code has.
+    Raises: LoadError where the bundle holds no config of a transformers model.
+    """
+    from .backends.transformers_model import as_transformers as wrapped
+
+    return wrapped(bundle if isinstance(bundle, Bundle) else open_bundle(bundle, threads=threads))

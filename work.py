@@ -141,10 +141,10 @@ class Work:
 
     @cached_property
     def files(self) -> Mapping[str, bytes]:
-        """What a bundle needs to turn text into ids, and the config by which others' loaders know the model."""
-        from .models.config_file import config_file
+        """What a bundle needs to turn text into ids, and the configs by which others' loaders know the model."""
+        from .models.config_file import config_files
 
-        return {} if self.source is None else {**config_file(self.source), **self.source.tokenizer_files()}
+        return {} if self.source is None else {**config_files(self.source), **self.source.tokenizer_files()}
 
     def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         if self.source is not None:

@@ -1,30 +1,35 @@
-"""A model's config.json as a bundle keeps it, so that transformers' loaders know what the bundle is."""
+"""A model's configs without anything of this machine, as a bundle or an exported folder keeps them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from .source import Source
 
-# Where the weights lay before, and how: a bundle has its own.
+# Where the weights lay before, and how: what is made of a model has its own.
 _OF_THE_WEIGHTS = frozenset({"quantization_config"})
 
 
-def config_file(source: Source) -> dict[str, bytes]:
-    """`config.json` -> its text, or nothing for a model that transformers does not know by a config."""
-    if not source.config:
-        return {}
-    kept = {k: v for k, v in source.config.items() if not k.startswith("_") and k not in _OF_THE_WEIGHTS}
-    named = {**kept, "architectures": [architecture(source)], "dtype": "float32"}
-    return {"config.json": (json.dumps(named, indent=1, default=str) + "\n").encode()}
+def config_files(source: Source) -> dict[str, bytes]:
+    """`config.json` and `generation_config.json`, as far as there are such: by them transformers knows a bundle."""
+    found = {"config.json": config(source) if source.config else {}, "generation_config.json": settings(source.module)}
+    return {n: (json.dumps(told, indent=1, default=str) + "\n").encode() for n, told in found.items() if told}
 
 
-def architecture(source: Source) -> str:
-    """The class of the original, by its name in transformers."""
-    config: Mapping[str, Any] = source.config
-    return str((config.get("architectures") or [type(source.module).__name__])[0])
+def config(source: Source) -> dict[str, Any]:
+    """The model's config, with the class that it has here; a module that was wrapped for capture keeps its own."""
+    told = {k: v for k, v in source.config.items() if not k.startswith("_") and k not in _OF_THE_WEIGHTS}
+    if hasattr(source.module, "config"):
+        told["architectures"] = [type(source.module).__name__]
+    return {**told, "dtype": "float32"}
 
 
-__all__ = ["architecture", "config_file"]
+def settings(module: Any) -> dict[str, Any]:
+    """How the model generates, where nobody says otherwise; empty where it does not."""
+    found = getattr(module, "generation_config", None)
+    told = {} if found is None else found.to_dict()
+    return {k: v for k, v in told.items() if v is not None and not k.startswith("_")}
+
+
+__all__ = ["config", "config_files", "settings"]

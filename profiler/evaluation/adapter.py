@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ...ir.diagnostics import RunError, TundishError
 from ..report.progress import Progress
 from .score import Scorer, Seen
 from .words import Words
+from .writing import Writer
 
 NAME = "tundish"
 NEW_TOKENS = 256  # where a task does not say how many: what the harness's own models take
@@ -25,6 +26,7 @@ class BundleModel:
     batch_size:     rows of one run at most; by default, and for `auto`, as many as fit.
     max_length:     tokens to read at most, fewer than the bundle allows.
     max_gen_toks:   new tokens, where a task does not say how many.
+    threads:        where the bundle is opened here.
     progress:       told how far a request is, in place of the harness's own bars.
     max_batch_size, device: taken because the harness always passes them; the bundle knows its own.
     Raises: TundishError on a bundle that gives no logits or holds no tokenizer.
@@ -40,7 +42,8 @@ class BundleModel:
             raise TundishError("no bundle is named", hint=f"--model {NAME} --model_args bundle=PATH")
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, threads=threads)
         self.bundle, self.words = opened, Words(opened)
-        self.scorer = Scorer(opened, _rows(batch_size))
+        self.rows = _rows(batch_size)
+        self.scorer = Scorer(opened, self.rows)
         longest = [x for x in (self.scorer.longest, max_length) if x is not None]
         self.scorer.longest = min(map(int, longest), default=None)
         self.max_gen_toks, self.progress = int(max_gen_toks), progress
@@ -49,7 +52,7 @@ class BundleModel:
 
     @property
     def eot_token_id(self) -> int:
-        return self.words.ends[0] if self.words.ends else self.words.begin
+        return self.words.end
 
     @property
     def prefix_token_id(self) -> int:
@@ -58,6 +61,23 @@ class BundleModel:
     @property
     def max_length(self) -> int:
         return self.scorer.longest or 1 << 30
+
+    # -- chats --
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.words.fingerprint
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template as it is written; None where none is asked for. Raises: RunError on one asked for by name."""
+        if isinstance(chat_template, str):
+            raise RunError(f"a bundle has one chat template, and none named {chat_template!r}")
+        return self.words.template_text if chat_template else None
+
+    def apply_chat_template(
+        self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        return self.words.chat(chat_history, add_generation_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         return self.words.ids(string, add_special_tokens)
@@ -94,7 +114,16 @@ class BundleModel:
         return sums
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        raise RunError("this bundle cannot write texts yet")
+        """What each context goes on with, up to the first of its stop texts."""
+        with self._seen(len(requests), "texts to write", disable_tqdm) as seen:
+            texts = self.writer.write([r.args for r in requests], seen)
+        for request, text in zip(requests, texts, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args, text)  # type: ignore[attr-defined]
+        return texts
+
+    @cached_property
+    def writer(self) -> Writer:
+        return Writer(self.bundle, self.words, self.rows, self.max_gen_toks)
 
     @contextmanager
     def _seen(self, total: int, what: str, hidden: bool) -> Iterator[Seen]:

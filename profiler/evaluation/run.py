@@ -7,6 +7,7 @@ import io
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,10 +61,7 @@ def task_names(include: Sequence[str | Path] = (), own: bool = False) -> list[st
     """The tasks that there are; with `own` only ours and those of the given folders."""
     model_class()
     with _silent():
-        from lm_eval.tasks import TaskManager
-
-        manager = TaskManager(include_path=[str(TASKS), *map(str, include)], include_defaults=not own)
-    return [str(name) for name in manager.all_tasks]
+        return [str(name) for name in _index(tuple(map(str, include)), own).all_tasks]
 
 
 def beyond_chance(right: int, items: int, chance: float) -> float:
@@ -76,14 +74,11 @@ def _manager(tasks: Sequence[str], include: Sequence[str | Path]) -> Any:
 
     Raises: TundishError on a name that is in none.
     """
-    from lm_eval.tasks import TaskManager
-
     if not tasks:
         raise TundishError("no task is named", hint="--tasks tundish runs all of ours")
-    paths = [str(TASKS), *map(str, include)]
-    manager = TaskManager(include_path=paths, include_defaults=False)
+    manager = _index(tuple(map(str, include)), own=True)
     if not set(tasks) <= set(manager.all_tasks):
-        manager = TaskManager(include_path=paths)
+        manager = _index(tuple(map(str, include)), own=False)
     unknown = [name for name in tasks if name not in manager.all_tasks]
     if unknown:
         import difflib
@@ -92,6 +87,13 @@ def _manager(tasks: Sequence[str], include: Sequence[str | Path]) -> Any:
         raise TundishError(f"there is no task {unknown[0]!r}",
                            hint=f"nearest: {', '.join(near)}" if near else "see `lm_eval ls tasks`")  # fmt: skip
     return manager
+
+
+@cache
+def _index(include: tuple[str, ...], own: bool) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=[str(TASKS), *include], include_defaults=not own)
 
 
 def _rows(task: str, found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from cli_kit import command, environment, refused  # noqa: F401
+from lm_kit import LONGEST, VOCAB, save_lm
 
 import tundish
 from tundish.profiler.evaluation import answers
 from tundish.profiler.evaluation.adapter import model_class
 from tundish.profiler.evaluation.run import evaluate_tasks
-from tundish.profiler.evaluation.score import score_of
+from tundish.profiler.evaluation.score import PrefixReader, scores_of
+from tundish.profiler.evaluation.writing import cut
 
 pytest.importorskip("lm_eval")
-VOCAB, LONGEST = 384, 1024
-TEMPLATE = (
-    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
-)
-
-
-def tokenizer():
-    """A byte-level tokenizer of our task files, without the normaliser and spaces that would make it lossy."""
-    import tokenizers as t
-    from transformers import PreTrainedTokenizerFast
-
-    made = t.Tokenizer(t.models.BPE())
-    made.pre_tokenizer = t.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = t.decoders.ByteLevel()
-    trainer = t.trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=["<s>", "</s>"], initial_alphabet=t.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )  # fmt: skip
-    made.train_from_iterator((json.dumps(r) for f in ("questions", "arithmetic") for r in answers.items(f)), trainer)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="</s>")
-    wrapped.chat_template = TEMPLATE
-    return wrapped
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    path = tmp_path_factory.mktemp("models") / "tiny-lm"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, max_position_embeddings=LONGEST, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-        initializer_range=0.3,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(path)
-    tokenizer().save_pretrained(path)
-    return path
+    return save_lm(tmp_path_factory.mktemp("models") / "tiny-lm")
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +88,32 @@ def test_scores_hang_on_nothing_but_the_pair(bundle):
 
 
 def test_even_logits_give_each_token_its_share():
-    score, greedy = score_of(np.full((5, VOCAB), 7.0, np.float32), [0, 3, 9])
-    assert score == pytest.approx(-3 * np.log(VOCAB)) and not greedy
+    pieces = [np.full((n, VOCAB), 7.0, np.float32) for n in (2, 1)]
+    for score, greedy in scores_of(pieces, [[8, 0, 3, 9], [8, 0, 3, 4]], 3):
+        assert score == pytest.approx(-3 * np.log(VOCAB)) and not greedy
+
+
+def test_common_beginnings_are_read_once_and_change_nothing(bundle):
+    """Each text begins with what the one before it begins with, and goes on by three tokens of its own."""
+    prefix = list(range(3, 60))
+    texts = sorted((*prefix, *range(a, a + 3)) for a in (100, 20, 300))
+    reader = PrefixReader(bundle, 80)
+    for text in texts:
+        found = np.concatenate([np.array(piece) for piece in reader.read(text, 3)])
+        ids = np.array([text])
+        whole = bundle.run({"input_ids": ids, "attention_mask": np.ones_like(ids)}, outputs=["logits"])["logits"]
+        np.testing.assert_allclose(found, whole[0, -3:], atol=1e-4)
+    assert reader.tokens_read == len(prefix) + 3 * len(texts)
+
+
+def test_texts_that_share_much_are_scored_as_those_that_do_not(bundle):
+    """A long context with five continuations is read step by step; each alone is read whole."""
+    context = list(range(2, 202))
+    pairs = [(context, [7]), (context, [8]), (context, [7, 9, 11]), (context[:150], [44, 3]), (context, [7, 9])]
+    scorer = model_class()(bundle).scorer
+    together, alone = scorer.score(pairs), [scorer.score([pair])[0] for pair in pairs]
+    np.testing.assert_allclose([s for s, _ in together], [s for s, _ in alone], atol=1e-4)
+    assert [g for _, g in together] == [g for _, g in alone]
 
 
 def compared(mine, torchs, tolerance=1e-3):
@@ -147,11 +136,53 @@ def compared(mine, torchs, tolerance=1e-3):
 
 
 def test_a_task_of_choices_has_the_scores_of_torch(ours, theirs):
-    options = {"limit": 6, "samples": True}
-    found = [evaluate_tasks(lm, ["tundish_sentiment"], **options) for lm in (ours, theirs)]
+    found = [evaluate_tasks(lm, ["tundish_sentiment"], limit=6, samples=True) for lm in (ours, theirs)]
     assert compared(*found) == 12
     (row,) = found[0]["rows"]
     assert row["chance"] == 0.5 and 0 <= row["p"] <= 1 and row["items"] == 6
+
+
+@pytest.mark.parametrize("how", [
+    {}, {"system": "Be short.", "num_fewshot": 1}, {"system": "Be short.", "chat": True},
+], ids=["plain", "system", "chat"])  # fmt: skip
+def test_texts_and_scores_are_those_of_torch(ours, theirs, how):
+    """A system instruction, worked examples and turns of a chat are the same text for both, or nothing would be."""
+    tasks = ["tundish_questions", "tundish_sentiment"] + ([] if how else ["tundish_arithmetic"])
+    found = [evaluate_tasks(lm, tasks, limit=3, samples=True, **how) for lm in (ours, theirs)]
+    assert compared(*found) == 3 * (len(tasks) + 1)
+    prompt = found[0]["samples"]["tundish_questions"][0]["arguments"][0][0]
+    assert prompt.startswith("<s>system: Be short." if "chat" in how else "Be short." if how else "Answer each")
+
+
+def test_a_last_turn_of_the_assistant_goes_on(ours, theirs):
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the answer is"}]
+    for asked in (True, False):
+        assert ours.apply_chat_template(turns, asked) == theirs.apply_chat_template(turns, asked)
+    assert ours.chat_template(True) == theirs.chat_template(True) and ours.chat_template(False) is None
+
+
+def test_sampled_texts_are_the_same_for_the_same_seed(ours):
+    how = {"do_sample": True, "temperature": 0.8, "top_k": 20, "max_gen_toks": 12, "until": []}
+
+    def drawn(seed):
+        np.random.seed(seed)
+        return ours.generate_until([request("generate_until", text, how) for text in ("The river", "x")], True)
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+@pytest.mark.parametrize(("how", "word"), [({"num_beams": 3}, "num_beams"), ({"best_of": 2}, "best_of")])
+def test_what_the_loop_does_not_do_is_refused(ours, how, word):
+    with pytest.raises(tundish.TundishError, match=word):
+        ours.generate_until([request("generate_until", "x", how)], True)
+
+
+@pytest.mark.parametrize(("text", "until", "rest"), [
+    ("a b c", ["b", "c"], "a "), ("a b c", ["c", "b"], "a "), ("abc", [], "abc"), ("abc", ["x"], "abc"),
+    ("ab", ["ab"], ""),
+])  # fmt: skip
+def test_a_text_ends_before_the_first_stop_text(text, until, rest):
+    assert cut(text, until) == rest
 
 
 def test_the_verb_prints_rows(bundle, command):

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tundish.profiler.evaluation import answers as a
@@ -46,6 +46,7 @@ def test_worked_steps_are_right_and_end_at_the_answer():
         assert a.solved(row, [f"{row['steps']}\n#### {row['answer']}"]) == {"exact_match": 1.0}
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(WORDS, WORDS)
 def test_f1_is_symmetric_bounded_and_one_for_the_same_words(x, y):
     score = a.f1(x, y)
