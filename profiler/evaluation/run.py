@@ -8,8 +8,9 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from math import comb
+from math import comb, isclose, sqrt
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from ...ir.diagnostics import TundishError
@@ -105,8 +106,17 @@ def _rows(task: str, found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         of_kind = [s for s in asked if s["filter"] == kind]
         error = values.get(f"{metric}_stderr,{kind}")
         row = {"task": task, "metric": metric, "filter": kind, "value": value,
-               "stderr": error if isinstance(error, float) else None, "items": len(of_kind)}  # fmt: skip
+               "stderr": error if isinstance(error, float) else _error_of_mean(metric, value, of_kind),
+               "items": len(of_kind)}  # fmt: skip
         yield {**row, **_chance(metric, of_kind)}
+
+
+def _error_of_mean(metric: str, value: float, samples: Sequence[Mapping[str, Any]]) -> float | None:
+    """Of a metric that is the mean of its items, for which the harness knows no formula."""
+    each = [s[metric] for s in samples if isinstance(s.get(metric), (int, float))]
+    if len(each) < 2 or len(each) != len(samples) or not isclose(fmean(each), value):
+        return None
+    return stdev(each) / sqrt(len(each))
 
 
 def _chance(metric: str, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

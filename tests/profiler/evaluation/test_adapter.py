@@ -139,6 +139,7 @@ def test_a_task_of_choices_has_the_scores_of_torch(ours, theirs):
     found = [evaluate_tasks(lm, ["tundish_sentiment"], limit=6, samples=True) for lm in (ours, theirs)]
     assert compared(*found) == 12
     (row,) = found[0]["rows"]
+    assert row["stderr"] == pytest.approx((row["value"] * (1 - row["value"]) / 5) ** 0.5)
     assert row["chance"] == 0.5 and 0 <= row["p"] <= 1 and row["items"] == 6
 
 
@@ -207,14 +208,17 @@ def test_a_bundle_that_cannot_be_asked_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_harness_of_the_command_line_knows_bundles(bundle):
+@pytest.mark.parametrize(("module", "tasks"), [
+    ("tundish.profiler.evaluation", "tundish_sentiment"), ("lm_eval", str(answers.TASKS / "tundish_sentiment.yaml")),
+], ids=["ours", "theirs"])  # fmt: skip
+def test_the_harness_of_the_command_line_knows_bundles(bundle, module, tasks):
+    """By a module of ours with any task, by the harness's own command with the path of one of our files."""
     import subprocess
     import sys
 
-    task = str(answers.TASKS / "tundish_sentiment.yaml")
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "tundish.profiler.evaluation", "--model", "tundish", "--model_args",
-         f"bundle={bundle.path}", "--tasks", task, "--limit", "2"],
+        [sys.executable, "-P", "-m", module, "--model", "tundish", "--model_args", f"bundle={bundle.path}", "--tasks",
+         tasks, "--include_path", str(answers.TASKS), "--limit", "2"],
         env={**environment(), "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
