@@ -142,6 +142,10 @@ class Recomputing:
                 out[i] = self._bundle.run(given, entry="forward")["logits"][0, -1]
         return out
 
+    def score(self, tokens: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        assert self.rows == 1
+        return [np.concatenate([self.read([[t]]) for t in tokens[0]])]
+
     def save(self, row: int, length: int | None = None) -> Kept:
         kept = tuple(self._tokens[row][:length])
         return Kept(kept, 8 * len(kept))

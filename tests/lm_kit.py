@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from generation_kit import recomputing
+
+from tundish.backends.generation.generator import STEP
 from tundish.profiler.evaluation import answers
 
 VOCAB, LONGEST = 384, 1024
@@ -47,3 +50,10 @@ def save_lm(path: Path) -> Path:
     LlamaForCausalLM(config).save_pretrained(path)
     tokenizer().save_pretrained(path)
     return path
+
+
+def generating(bundle: Any) -> Any:
+    """The bundle, which generates by its step where it has one, else by computing everything anew."""
+    if STEP not in bundle.entries:
+        bundle.__dict__["generator"] = recomputing(bundle)
+    return bundle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cli_kit import command, environment, refused  # noqa: F401
-from lm_kit import LONGEST, VOCAB, save_lm
+from lm_kit import LONGEST, VOCAB, generating, save_lm
 
 import tundish
 from tundish.profiler.evaluation import answers
@@ -24,7 +24,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundle(folder, tmp_path_factory):
-    return tundish.compile(folder, tmp_path_factory.mktemp("bundles") / "tiny.tundish", seq=f"1..{LONGEST}")
+    place = tmp_path_factory.mktemp("bundles") / "tiny.tundish"
+    return generating(tundish.compile(folder, place, seq=f"1..{LONGEST}"))
 
 
 @pytest.fixture(scope="module")
