@@ -6,7 +6,9 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from ...ir.diagnostics import LoadError, RunError
 from .chat import ChatTemplate, Message, checked_messages, end_of_turn, template_of
@@ -23,6 +25,22 @@ STEP = "step"
 _FIRST_ROOM = 2048  # tokens of a conversation; it grows
 _OPTIONS = frozenset(f.name for f in fields(GenerationOptions))
 Heard = Callable[[Piece], None]
+
+
+class Window(msgspec.Struct, frozen=True):
+    """What layers with a sliding window keep of a token."""
+
+    window: int
+    bytes_per_token: int = 0
+
+
+class Info(msgspec.Struct, frozen=True):
+    """`info.generation` of a manifest, which may be foreign; what else it says is not for here."""
+
+    bytes_per_token: int | None = None
+    context: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    windows: list[Window] = []
+    eos: list[int] = []
 
 
 class Generator:
@@ -52,9 +70,12 @@ class Generator:
 
     @cached_property
     def info(self) -> Mapping[str, Any]:
-        """What `compile` noted of generation."""
-        found = self.bundle.manifest.info.get("generation")
-        return found if isinstance(found, Mapping) else {}
+        """What `compile` noted of generation. Raises: LoadError where it is broken."""
+        found = self.bundle.manifest.info.get("generation") or {}
+        try:
+            return msgspec.to_builtins(msgspec.convert(found, Info))
+        except msgspec.ValidationError as error:
+            raise LoadError("the manifest's words on generation are broken", found=str(error)) from error
 
     @cached_property
     def text(self) -> TextTokens:
@@ -78,14 +99,13 @@ class Generator:
     @property
     def context(self) -> int | None:
         """The longest text that the model takes; None where nothing limits it."""
-        found = self.info.get("context")
-        return int(found) if isinstance(found, int) else None
+        return self.info["context"]  # type: ignore[no-any-return]
 
     @property
     def kv_bytes_per_token(self) -> int | None:
         """What a row's caches keep of a token, in layers with a sliding window as long as it is inside that."""
-        whole, windows = self.info.get("bytes_per_token"), self.info.get("windows") or ()
-        return None if whole is None else int(whole) + sum(int(w["bytes_per_token"]) for w in windows)
+        whole = self.info["bytes_per_token"]
+        return None if whole is None else whole + sum(w["bytes_per_token"] for w in self.info["windows"])
 
     @property
     def most_rows(self) -> int | None:
@@ -103,8 +123,7 @@ class Generator:
     @cached_property
     def eos(self) -> frozenset[int]:
         """The tokens with which the model ends a text: its own settings' or, where they name none, its tokenizer's."""
-        found = self.info.get("eos") or ()
-        own = frozenset(int(t) for t in ((found,) if isinstance(found, int) else found))
+        own = frozenset(self.info["eos"])
         if own or not self.has_text:
             return own
         end = self.text.id_of(self.text.named.get("eos_token"))

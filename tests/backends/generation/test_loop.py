@@ -340,3 +340,13 @@ def test_pieces_come_one_by_one(generator: Generator) -> None:
     first = next(stream)
     assert stream.results[0].tokens == [first.token] and stream.results[0].finish_reason == "interrupted"
     assert len(list(stream)) == 8 and stream.results[0].finish_reason == "length"
+
+
+ODD = [{"eos": ["x"]}, {"eos": 2}, {"context": 0}, {"windows": [{}]}, [1], {"bytes_per_token": "9"}]
+
+
+@pytest.mark.parametrize("told", ODD, ids=str)
+def test_a_manifest_that_says_odd_things(bundle: Any, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
+    monkeypatch.setitem(bundle.manifest.info, "generation", told)
+    with pytest.raises(LoadError, match="words on generation are broken"):
+        recomputing(bundle).generate("a")
