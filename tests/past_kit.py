@@ -60,9 +60,9 @@ def answered(folder: Path, ids: np.ndarray, mask: np.ndarray, new: np.ndarray, c
 
 
 def nothing_kept(opened: Any, batch: int) -> dict[str, np.ndarray]:
-    """The past before the first token: of length 0."""
-    kept = [i for i in opened.get_inputs() if i.name.startswith("past_key_values.")]
-    return {i.name: np.zeros((batch, i.shape[1], 0, i.shape[3]), np.float32) for i in kept}
+    """The past before the first token: of length 0. Its heads stand in the outputs; inputs may leave them open."""
+    shapes = {o.name.replace("present", "past_key_values"): o.shape for o in opened.get_outputs() if o.name != "logits"}
+    return {name: np.zeros((batch, shape[1], 0, shape[3]), np.float32) for name, shape in shapes.items()}
 
 
 def in_chunks(opened: Any, ids: np.ndarray, mask: np.ndarray, chunks: Sequence[int]) -> np.ndarray:
