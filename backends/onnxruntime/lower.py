@@ -15,7 +15,7 @@ from ...ir.graph import Node
 from ...ir.op import OPS
 from .emit import Emit
 
-Names = Union[str, list[str]]
+Names = Union[str, list[str], None]  # None: by its own `decompose`
 Lowering = Callable[[Emit, Node], Names]
 Table = dict[str, Lowering]
 
@@ -62,6 +62,7 @@ def table(opset: int = DEFAULT_OPSET, portable: bool = False) -> Mapping[str, Lo
     """Op name -> lowering at that opset; `portable` leaves out ONNX Runtime's own operators."""
     from . import (  # noqa: F401
         lower_attention,
+        lower_cache,
         lower_contract,
         lower_conv,
         lower_elementwise,

@@ -16,6 +16,9 @@ from .lower import SINCE, STANDARD, lowers
 from .lower_shape import one
 
 
+POSITION = 6  # among the inputs of attention
+
+
 def _optional(node: Node, index: int) -> Value | None:
     return node.inputs[index] if index < len(node.inputs) else None
 
@@ -26,11 +29,14 @@ def _positions(to: Emit, length: Dim, offset: Dim, *shape: int) -> str:
 
 
 def _band(to: Emit, node: Node, causal: bool, window: int) -> str | None:
-    """Bool [s, t]: which keys causality and the window let each query see; None is all."""
+    """Bool [s, t], or [b, 1, s, t] where rows have positions of their own: which keys causality and the window let each query see; None is all."""
     if not causal and not window:
         return None
-    s, t = one(node).type.shape[1], one(node, 1).type.shape[1]
-    distance = to("Sub", _positions(to, s, t - s, -1, 1), _positions(to, t, 0, 1, -1))
+    s, t, own = one(node).type.shape[1], one(node, 1).type.shape[1], _optional(node, POSITION)
+    rows = _positions(to, s, t - s if own is None else 0, -1, 1)
+    if own is not None:
+        rows = to("Add", to.reshape(to.cast(own, i64), own.type.shape, (*own.type.shape, 1, 1, 1)), rows)
+    distance = to("Sub", rows, _positions(to, t, 0, 1, -1))
     parts = []
     if causal:
         parts.append(to("GreaterOrEqual", distance, to.scalar(0, i64)))
@@ -135,7 +141,7 @@ def _attention_23(to: Emit, node: Node) -> str:
         to.reshape(one(node, i), one(node, i).type.shape, (*one(node, i).type.shape[:2], n * size))
         for i, (n, size) in enumerate(heads)
     ]
-    own_band = a["causal"] and not a["window"] and s == t
+    own_band = a["causal"] and not a["window"] and s == t and _optional(node, POSITION) is None
     allowed = _all(to, _mask(to, mask), _band(to, node, a["causal"] and not own_band, a["window"]))
     final: str | None
     if bias is not None:

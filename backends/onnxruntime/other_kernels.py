@@ -6,7 +6,7 @@ from ...ir.dtypes import DTYPES
 from ...ir.graph import Node
 from .emit import Emit
 from .lower import STANDARD, another
-from .lower_attention import LOWEST, _all, _attention_23, _band, _full, _mask, _no_filter, _optional
+from .lower_attention import LOWEST, POSITION, _all, _attention_23, _band, _full, _mask, _no_filter, _optional
 from .lower_shape import one
 
 
@@ -29,7 +29,8 @@ def _multi_head(to: Emit, node: Node) -> str:
         return str(_attention_23(to, node))
     shapes = [one(node, i).type.shape for i in range(3)]
     flat = [to.reshape(one(node, i), x, (x[0], x[1], h * x[3])) for i, x in enumerate(shapes)]
-    own_band = a["causal"] and not a["window"] and s == t and mask is None
+    placed = _optional(node, POSITION) is not None
+    own_band = a["causal"] and not a["window"] and s == t and mask is None and not placed
     allowed = _all(to, _mask(to, mask), _band(to, node, a["causal"] and not own_band, a["window"]))
     added = None if bias is None else _full(to, _no_filter(to, bias), node, bias)
     if allowed is not None:

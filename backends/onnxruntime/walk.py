@@ -137,6 +137,8 @@ class Walk:
         if lowering is None:
             return self._decomposed(node)
         names = lowering(self.to, node)
+        if names is None:
+            return self._decomposed(node)
         return [names] if isinstance(names, str) else names
 
     def _decomposed(self, node: Node) -> list[str]:

@@ -13,7 +13,6 @@ from .clean_moves import MOVES
 from .registry import rewrite
 
 RULES = (*MOVES, *ALGEBRA)
-IN_PLACE = ("cache_write",)  # its input dies with it: two of them are never one
 
 
 @rewrite("clean")
@@ -49,7 +48,7 @@ def share(graph: Graph) -> tuple[Graph, list[Event]]:
             continue
         key = _key(node, b)
         first = seen.get(key)
-        if first is None or node.op.name in IN_PLACE:
+        if first is None or node.op.aliases:
             seen[key] = b.copy(node)
             continue
         b.replace(node, first.outputs)

@@ -12,7 +12,7 @@ from ...ir.walk import resolve
 from ..analysis import call_sites, static_values
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, notes_of
 from ..task import Task
-from .clean import IN_PLACE, share
+from .clean import share
 from .recipes import SOURCES, Recipes, is_recipe
 from .registry import rewrite
 
@@ -139,7 +139,7 @@ def _movable(graph: Graph, known: set[Value], may: Choice) -> dict[Node, None]:
     have = set(known)
     for node in graph.nodes:
         ready = all(v is None or v in have for v in node.inputs)
-        if ready and node.op.name not in IN_PLACE and (node.op.name in SOURCES or may(node)):
+        if ready and not node.op.aliases and (node.op.name in SOURCES or may(node)):
             found[node] = None
             have.update(node.outputs)
     return found
@@ -149,7 +149,7 @@ def _depends_on(graph: Graph, known: set[Value]) -> set[Value]:
     """The values that depend on these inputs and on weights only."""
     have = set(known)
     for node in graph.nodes:
-        if node.op.name not in IN_PLACE and all(v is None or v in have for v in node.inputs):
+        if not node.op.aliases and all(v is None or v in have for v in node.inputs):
             have.update(node.outputs)
     return have
 

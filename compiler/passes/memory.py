@@ -17,7 +17,7 @@ from .registry import decision
 
 ALIGN = 64  # bytes: a cache line, and what vector loads want
 UNBOUNDED = 512  # the size stated for a symbol whose range has no end
-ALIASES = ("reshape", "cache_write")  # their output is their first input's buffer
+RENAMED = ("reshape",)  # its output is its first input's buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +153,15 @@ class _Lives:
                 buffer.last = self.step
         if node.op.name == "weight":
             return [None]
-        if node.op.name in ALIASES:
-            return [inputs[0]]
-        made = [_Buffer(path, v.name, self._bytes(v), self.step, self.step) for v in node.outputs]
-        self.buffers += made
-        return list(made)
+        same = {0: 0} if node.op.name in RENAMED else node.op.aliases
+        outputs: list[_Buffer | None] = []
+        for i, value in enumerate(node.outputs):
+            if i in same:
+                outputs.append(inputs[same[i]])
+                continue
+            self.buffers.append(_Buffer(path, value.name, self._bytes(value), self.step, self.step))
+            outputs.append(self.buffers[-1])
+        return outputs
 
     def _bytes(self, value: Value) -> int:
         size = dims.evaluate(value.type.bytes, self.sizes)

@@ -16,7 +16,7 @@ from ...ir.weights import Held, Recipe, Weight
 from ..rewriting import Event, RuleBuilder, drop_dead
 
 SOURCES = ("constant", "dim_value", "weight")  # they cost nothing where they are
-NEVER = ("cache_write", "call", "dequantize", "fused")  # a backend that keeps `dequantize` wants its few bits
+NEVER = ("call", "dequantize", "fused")  # a backend that keeps `dequantize` wants its few bits
 SMALL_BYTES = 1 << 16  # what is smaller than this may grow
 
 
@@ -26,7 +26,7 @@ def is_recipe(node: Node, weight_bits: int) -> bool:
     weight_bits: how wide weights are held; a cast up to that is wanted, one beyond it is left for run time.
     """
     single = len(node.outputs) == 1 or node.op.name == "split"
-    if not single or node.op.name in NEVER or callee(node) is not None or _has_symbols(node):
+    if not single or node.op.aliases or node.op.name in NEVER or callee(node) is not None or _has_symbols(node):
         return False
     if node.op.name == "cast" and node.output.type.dtype.bits <= weight_bits:
         return True

@@ -126,6 +126,8 @@ def _mask(batch_size: Any, q_length: Any, kv_length: Any, q_offset: Any = 0, kv_
 
     mask_function = mask_function or m.causal_mask_function
     band = classify(mask_function)
+    if isinstance(q_offset, torch.Tensor) and q_offset.dim() == 1:
+        return _of_cache(q_offset, q_length, kv_length, mask_function, band)
     if band is None or isinstance(q_offset, torch.Tensor):
         exact = {k: v for k, v in options.items() if not k.startswith("allow_is_")}
         return m.sdpa_mask(
@@ -137,6 +139,17 @@ def _mask(batch_size: Any, q_length: Any, kv_length: Any, q_offset: Any = 0, kv_
         padding, batch_size, q_length, kv_length, q_offset, kv_offset, band.texts, band.positions,
         causal=band.causal, window=band.window, device=torch.device(device),
     )  # fmt: skip
+
+
+def _of_cache(position: Any, q_length: Any, kv_length: Any, mask_function: Any, band: Band | None) -> Any:
+    """What queries from each row's position on see of a cache in which every row's tokens lie from 0 on."""
+    import torch
+
+    if band is not None and band.texts is None and band.positions is None:
+        return torch.ops.tundish.cached_mask(position, q_length, kv_length, causal=band.causal, window=band.window)
+    rows = torch.arange(position.shape[0], device=position.device)[:, None, None, None]
+    query = position[:, None, None, None] + torch.arange(q_length, device=position.device)[:, None]
+    return mask_function(rows, torch.zeros_like(rows), query, torch.arange(kv_length, device=position.device))
 
 
 def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, dropout: float = 0.0,

@@ -9,7 +9,7 @@ _SAME = ("aten.contiguous.default", "aten.alias.default", "aten.detach.default",
 
 
 def fold_masks(exported: Any) -> None:
-    """Rewrites, in place, every `tundish::attention` whose mask is a `tundish::band_mask`.
+    """Rewrites, in place, every `tundish::attention` whose mask is a `tundish::band_mask` or `cached_mask`.
 
     Only where torch proves that the band is aligned to the last key and the padding covers all keys; elsewhere the
     exact 4-D mask stays. A mask that a model adds to scores of its own is made the number that it stands for.
@@ -54,6 +54,10 @@ def _fold(node: Any) -> None:
     mask: Any = node.args[3] if len(node.args) > 3 else None
     while hasattr(mask, "target") and str(mask.target) in _SAME:
         mask = mask.args[0]
+    if str(getattr(mask, "target", "")) == "tundish.cached_mask.default":
+        own = dict(position=mask.args[0], causal=mask.kwargs["causal"], window=mask.kwargs["window"])
+        node.args, node.kwargs = (*node.args[:3], None, *node.args[4:]), {**node.kwargs, **own}
+        return
     if not hasattr(mask, "target") or str(mask.target) != "tundish.band_mask.default":
         return
     padding, _, q_len, kv_len, q_offset, kv_offset, texts, positions = (*mask.args, None, None)[:8]

@@ -14,7 +14,9 @@ from torch import Tensor
 
 _SCHEMAS = (
     "attention(Tensor q, Tensor k, Tensor v, Tensor? mask=None, Tensor? bias=None, Tensor? sinks=None, *, "
-    "float scale, bool causal=False, int window=0, float softcap=0.0) -> Tensor",
+    "float scale, bool causal=False, int window=0, float softcap=0.0, Tensor? position=None) -> Tensor",
+    "cache_write(Tensor cache, Tensor new, Tensor position) -> Tensor",
+    "cached_mask(Tensor position, SymInt q_len, SymInt kv_len, *, bool causal, int window) -> Tensor",
     "band_mask(Tensor? padding, SymInt batch, SymInt q_len, SymInt kv_len, SymInt q_offset, SymInt kv_offset, "
     "Tensor? texts=None, Tensor? positions=None, *, bool causal, int window, Device? device=None) -> Tensor",
     "last_marked(Tensor x, Tensor marked) -> Tensor",
@@ -46,15 +48,17 @@ def _band_mask(padding: Any, batch: Any, q_len: Any, kv_len: Any, q_offset: Any,
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = None, sinks: Any = None, *,
-               scale: float, causal: bool = False, window: int = 0, softcap: float = 0.0) -> Tensor:  # fmt: skip
+               scale: float, causal: bool = False, window: int = 0, softcap: float = 0.0,
+               position: Any = None) -> Tensor:  # fmt: skip
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
     scores = (q @ k.transpose(-1, -2)).float() * scale
     scores = torch.tanh(scores / softcap) * softcap if softcap else scores
     scores = scores if bias is None else scores + bias
     s, t = scores.shape[-2:]
-    places = torch.arange(s, device=q.device) + (t - s), torch.arange(t, device=q.device)
-    keep = _band(*places, causal, window)[None, None]
+    own = torch.full((1,), t - s, device=q.device) if position is None else position
+    places = torch.arange(s, device=q.device) + own[:, None, None], torch.arange(t, device=q.device)
+    keep = _band(*places, causal, window)
     if mask is not None:
         keep = keep & (mask[:, None, None, :] if mask.dim() == 2 else mask)
     scores = scores.masked_fill(~keep, float("-inf"))
@@ -68,6 +72,26 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = No
         total = total + torch.exp(sinks.float().view(1, -1, 1, 1) - top)
     weights = (weights / total.masked_fill(total == 0, 1.0)).to(v.dtype)
     return (weights @ v).transpose(1, 2).contiguous()
+
+
+def _cache_write(cache: Tensor, new: Tensor, position: Tensor) -> Tensor:
+    """cache [b, g, t, d] with new [b, g, s, d] from each row's position [b] on; a copy."""
+    at = (position[:, None] + torch.arange(new.shape[2], device=new.device))[:, None, :, None]
+    return cache.scatter(2, at.expand(new.shape), new)
+
+
+def _cached_mask(position: Tensor, q_len: Any, kv_len: Any, *, causal: bool, window: int) -> Tensor:
+    """[batch, 1, q_len, kv_len]: what queries from each row's position [b] on see of a cache."""
+    q = position[:, None] + torch.arange(q_len, device=position.device)
+    return _band(q, torch.arange(kv_len, device=position.device), causal, window)[:, None]
+
+
+def _cached_mask_shape(position: Tensor, q_len: Any, kv_len: Any, **attrs: Any) -> Tensor:
+    return position.new_empty((position.shape[0], 1, q_len, kv_len), dtype=torch.bool)
+
+
+def _cache_shape(cache: Tensor, new: Tensor, position: Tensor) -> Tensor:
+    return cache.new_empty(cache.shape)
 
 
 def _last_marked(x: Tensor, marked: Tensor) -> Tensor:
@@ -115,6 +139,10 @@ def library() -> torch.library.Library:
     lib.impl("band_mask", _band_mask, "BackendSelect")  # padding None: no tensor to dispatch on
     lib.impl("last_marked", _last_marked, "CompositeExplicitAutograd")
     lib.impl("moe", _moe, "CompositeExplicitAutograd")
+    lib.impl("cache_write", _cache_write, "CompositeExplicitAutograd")
+    lib.impl("cached_mask", _cached_mask, "CompositeExplicitAutograd")
+    torch.library.register_fake("tundish::cache_write", _cache_shape, lib=lib)
+    torch.library.register_fake("tundish::cached_mask", _cached_mask_shape, lib=lib)
     torch.library.register_fake("tundish::moe", _moe_shape, lib=lib)
     torch.library.register_fake("tundish::last_marked", _last_marked_shape, lib=lib)
     torch.library.register_fake("tundish::attention", _attention_shape, lib=lib)

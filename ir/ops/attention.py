@@ -15,7 +15,7 @@ from ..dtypes import i64
 from ..op import Attr, Op, op
 from ..tensor import TensorType
 from .broadcast import broadcast
-from .checks import BOOL, FLOATS, of_kind, same_dtype
+from .checks import BOOL, FLOATS, INTEGERS, of_kind, same_dtype
 from .widen import as_type, statistics_dtype
 
 
@@ -27,27 +27,29 @@ class attention(Op):
       mask: bool, true where attention is allowed: [b, t] (keys that are padding), or broadcastable to [b, h, s, t].
       bias: added to the scores, broadcastable to [b, h, s, t].
       sinks [h]: one more logit per head, in the softmax's denominator only.
-    causal: query i (counted from the end of the keys) sees keys up to its own position: j <= i + t - s.
-    window: with w > 0, query i sees keys with i + t - s - j < w only; when not causal also j - (i + t - s) < w.
+      position integer [b]: the place of each row's first query among the keys; t - s where it is not given.
+    causal: query i, at position p = i + t - s (or i + position), sees keys up to its own: j <= p.
+    window: with w > 0, it sees keys with p - j < w only; when not causal also j - p < w.
     softcap: with c > 0, scores become c · tanh(scores / c) before masking.
     Flops: 2 · pairs · (d + e) for the products and 4 · pairs for the softmax, of the pairs that `causal` and `window`
     allow (`twice_allowed_pairs`); hardware FLOPs of all b · h · s · t, as a dense kernel computes them. A mask or bias
-    given as a tensor forbids nothing in either: which pairs it forbids is not known before it runs.
+    given as a tensor forbids nothing in either: which pairs it forbids is not known before it runs. With a position the
+    queries count as if they stood at the end of the keys.
     Source: Vaswani et al. 2017, "Attention Is All You Need".
     """
 
-    inputs = ("q", "k", "v", "mask?", "bias?", "sinks?")
+    inputs = ("q", "k", "v", "mask?", "bias?", "sinks?", "position?")
     attrs = {
         "scale": float,
         "causal": Attr(bool, False),
         "window": Attr(int, 0),
         "softcap": Attr(float, 0.0),
     }
-    axes = "b s! (g r) d!, b t! g d!, b t! g e, b t!, *m, (g r) -> b s! (g r) e"
+    axes = "b s! (g r) d!, b t! g d!, b t! g e, b t!, *m, (g r), b -> b s! (g r) e"
     keeps_f32 = True
 
     def infer(self, q: TensorType, k: TensorType, v: TensorType, mask: Any = None, bias: Any = None,
-              sinks: Any = None, **attrs: Any) -> TensorType:  # fmt: skip
+              sinks: Any = None, position: Any = None, **attrs: Any) -> TensorType:  # fmt: skip
         b, s, h, t, e = self._sizes(q, k, v)
         if mask is not None:
             of_kind("attention", "mask", mask, BOOL)
@@ -57,6 +59,10 @@ class attention(Op):
             self._fits("bias", bias, (b, h, s, t))
         if sinks is not None and sinks.shape != (h,):
             raise GraphError("attention: sinks are one per head", found=str(sinks))
+        if position is not None:
+            of_kind("attention", "position", position, INTEGERS)
+            if position.shape != (b,):
+                raise GraphError("attention: position is one for each row", found=str(position))
         return TensorType(q.dtype, (b, s, h, e))
 
     @staticmethod
@@ -80,7 +86,7 @@ class attention(Op):
             raise GraphError(f"attention: the {what} does not broadcast to the scores", found=f"{type} to {scores}")
 
     def axes_for(self, q: TensorType, k: TensorType, v: TensorType, mask: Any = None, bias: Any = None,
-                 sinks: Any = None, **attrs: Any) -> str:  # fmt: skip
+                 sinks: Any = None, position: Any = None, **attrs: Any) -> str:  # fmt: skip
         """Queries may be split where their positions do not matter."""
         s = "s!" if attrs["causal"] or attrs["window"] else "s"
 
@@ -90,7 +96,7 @@ class attention(Op):
                 return "b t!"
             return " ".join("1" if d == 1 else n for d, n in zip(type.shape, full, strict=True))
 
-        return f"b {s} (g r) d!, b t! g d!, b t! g e, {scores(mask)}, {scores(bias)}, (g r) -> b {s} (g r) e"
+        return f"b {s} (g r) d!, b t! g d!, b t! g e, {scores(mask)}, {scores(bias)}, (g r), b -> b {s} (g r) e"
 
     def flops(self, out: TensorType, q: TensorType, k: TensorType, v: TensorType, *rest: Any, **attrs: Any) -> Dim:
         (b, s, h, d), t, e = q.shape, k.shape[1], v.shape[3]
@@ -101,8 +107,9 @@ class attention(Op):
         (b, s, h, d), t, e = q.shape, k.shape[1], v.shape[3]
         return 2 * b * h * s * t * (d + e + 2)
 
-    def reference(self, q: Any, k: Any, v: Any, mask: Any = None, bias: Any = None, sinks: Any = None, *,
-                  scale: float, causal: bool, window: int, softcap: float) -> np.ndarray:  # fmt: skip
+    def reference(self, q: Any, k: Any, v: Any, mask: Any = None, bias: Any = None, sinks: Any = None,
+                  position: Any = None, *, scale: float, causal: bool, window: int,
+                  softcap: float) -> np.ndarray:  # fmt: skip
         q, k, v = (x.astype(np.float64).transpose(0, 2, 1, 3) for x in (q, k, v))
         s, t, repeat = q.shape[2], k.shape[2], q.shape[1] // k.shape[1]
         k, v = k.repeat(repeat, 1), v.repeat(repeat, 1)
@@ -111,7 +118,7 @@ class attention(Op):
             scores = softcap * np.tanh(scores / softcap)
         if bias is not None:
             scores = scores + bias
-        scores = np.where(self.allowed(s, t, mask, causal, window), scores, -np.inf)
+        scores = np.where(self.allowed(s, t, mask, causal, window, position), scores, -np.inf)
         top = scores.max(-1, keepdims=True, initial=-np.inf)
         if sinks is not None:
             top = np.maximum(top, sinks.reshape(1, -1, 1, 1))
@@ -123,9 +130,11 @@ class attention(Op):
         return ((weights / np.where(total == 0, 1.0, total)) @ v).transpose(0, 2, 1, 3)
 
     @staticmethod
-    def allowed(s: int, t: int, mask: np.ndarray | None, causal: bool, window: int) -> np.ndarray:
+    def allowed(s: int, t: int, mask: np.ndarray | None, causal: bool, window: int,
+                position: np.ndarray | None = None) -> np.ndarray:  # fmt: skip
         """Where attention may look: bool, broadcastable to [b, h, s, t]."""
-        distance = np.arange(s)[:, None] + (t - s) - np.arange(t)[None, :]
+        first = np.int64(t - s) if position is None else position.astype(np.int64).reshape(-1, 1, 1, 1)
+        distance = first + np.arange(s)[:, None] - np.arange(t)[None, :]
         ok = np.ones((1, 1, s, t), bool)
         if causal:
             ok = ok & (distance >= 0)
@@ -135,8 +144,8 @@ class attention(Op):
             ok = ok & (mask[:, None, None, :] if mask.ndim == 2 else mask)
         return ok
 
-    def decompose(self, b: Any, q: Any, k: Any, v: Any, mask: Any = None, bias: Any = None, sinks: Any = None, *,
-                  scale: float, causal: bool, window: int, softcap: float) -> Any:  # fmt: skip
+    def decompose(self, b: Any, q: Any, k: Any, v: Any, mask: Any = None, bias: Any = None, sinks: Any = None,
+                  position: Any = None, *, scale: float, causal: bool, window: int, softcap: float) -> Any:  # fmt: skip
         """Two matrix products and a softmax. The query heads that share a key head become rows of one product."""
         (n, s, h, _), (_, t, g, d), e = q.type.shape, k.type.shape, v.type.shape[3]
         dtype = statistics_dtype(q.type.dtype)
@@ -149,7 +158,7 @@ class attention(Op):
             scores = b.emit("mul", b.emit("tanh", b.emit("div", scores, cap)), cap)
         if bias is not None:
             scores = b.emit("add", scores, as_type(b, bias, dtype))
-        ok = _emit_allowed(b, s, t, mask, causal, window)
+        ok = _emit_allowed(b, s, t, mask, causal, window, position)
         weights = as_type(b, _emit_weights(b, scores, ok, sinks), v.type.dtype)
         weights = b.emit("reshape", weights, shape=(n, g, h // g * s, t))
         y = b.emit("matmul", weights, b.emit("transpose", v, perm=(0, 2, 1, 3)))
@@ -186,11 +195,15 @@ def _twice_triangle(n: Dim) -> Dim:
     return n * (n + 1)
 
 
-def _emit_allowed(b: Any, s: Dim, t: Dim, mask: Any, causal: bool, window: int) -> Any:
+def _emit_allowed(b: Any, s: Dim, t: Dim, mask: Any, causal: bool, window: int, position: Any) -> Any:
     """Where attention may look, as a bool value that broadcasts to [b, h, s, t]; None where it may everywhere."""
     parts = []
     if causal or window > 0:
-        rows = b.emit("reshape", b.emit("iota", length=s, start=t - s, dtype=i64), shape=(s, 1))
+        first = t - s if position is None else 0
+        rows = b.emit("reshape", b.emit("iota", length=s, start=first, dtype=i64), shape=(s, 1))
+        if position is not None:
+            own = b.emit("reshape", as_type(b, position, i64), shape=(position.type.shape[0], 1, 1, 1))
+            rows = b.emit("add", own, rows)
         distance = b.emit("sub", rows, b.emit("iota", length=t, dtype=i64))
         parts += [b.emit("ge", distance, b.constant(0, i64))] if causal else []
         parts += [b.emit("lt", distance, b.constant(window, i64))] if window > 0 else []

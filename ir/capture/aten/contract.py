@@ -72,13 +72,18 @@ def _(to: Translator) -> Value:
 @enters(TABLE, "tundish.attention.default")
 def _(to: Translator) -> Value:
     q, k, v, mask, bias, sinks = to.args("q", "k", "v", "mask", "bias", "sinks")
-    scale, causal, window, softcap = to.args("scale", "causal", "window", "softcap")
+    scale, causal, window, softcap, position = to.args("scale", "causal", "window", "softcap", "position")
     q, k, v = (to.emit("transpose", to.value(x), perm=_HEADS_LAST) for x in (q, k, v))
     bias = None if str(getattr(bias, "target", "")) in _ZEROS else bias
     return to.emit(
-        "attention", q, k, v, to.optional(mask), to.optional(bias), to.optional(sinks),
+        "attention", q, k, v, to.optional(mask), to.optional(bias), to.optional(sinks), to.optional(position),
         scale=float(scale), causal=bool(causal), window=int(window), softcap=float(softcap),
     )  # fmt: skip
+
+
+@enters(TABLE, "tundish.cache_write.default")
+def _(to: Translator) -> Value:
+    return to.emit("cache_write", *map(to.value, to.node.args), axis=2)
 
 
 @enters(TABLE, "tundish.moe.default")

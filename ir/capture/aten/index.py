@@ -215,6 +215,20 @@ def _(to: Translator) -> Value:
     return to.emit("and", keep, to.emit("reshape", pad, shape=(pad.type.shape[0], 1, 1, k)))
 
 
+@enters(TABLE, "tundish.cached_mask.default")
+def _(to: Translator) -> Value:
+    """The exact 4-D mask over a cache, where attention could not take it as attributes."""
+    position, q_len, kv_len = to.node.args
+    causal, window, out = to.node.kwargs["causal"], to.node.kwargs["window"], to.type().shape
+    own = to.emit("reshape", to.value(position, i64), shape=(out[0], 1, 1, 1))
+    query = to.emit("add", own, to.emit("reshape", to.emit("iota", length=to.dim(q_len), dtype=i64), shape=(out[2], 1)))
+    distance = to.emit("sub", query, to.emit("iota", length=to.dim(kv_len), dtype=i64))
+    keep = to.emit("ge", distance, to.value(0, i64)) if causal else to.emit("eq", distance, distance)
+    if window:
+        keep = to.emit("and", keep, to.emit("lt", to.emit("abs", distance), to.value(window, i64)))
+    return keep
+
+
 def _crossed(to: Translator, row: Value, column: Value) -> tuple[Value, Value]:
     """[s] or [n, s] as [n or 1, s, 1], and [t] or [n, t] as [n or 1, 1, t]: what is done to them meets as [n, s, t]."""
     lead = row.type.shape[0] if row.type.rank == 2 else 1

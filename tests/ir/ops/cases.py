@@ -246,8 +246,26 @@ def attention_cases() -> list[Case]:
     same, one = "f32[b, s, 2, 4]", "f32[b, t, 1, 4]"
     q, k = "f32[b, s, 8, 4]", "f32[b, t, 4, 4]"
     cases.append(Case("attention", (q, k, k, "bool[b, 1, s, t]", "f32[1, 8, 1, t]", "f32[8]"), {"scale": 0.5}))
+    at = {6: lambda rng, shape, sizes: rng.integers(0, sizes["t"] + 1, shape)}
+    key, value = "f32[b, s+t, 2, 4]", "f32[b, s+t, 2, 5]"
+    wide = "f32[b, s, 6, 4]"
+    cases += [Case("attention", (wide, key, value, mask, None, None, "i64[b]"), {"scale": 0.5, **attrs}, at)
+              for mask, attrs in ((None, {"causal": True}), (None, {"causal": True, "window": 2}), (None, {"window": 3}),
+                                  ("bool[b, s+t]", {"causal": True, "softcap": 2.0}))]  # fmt: skip
     return [*cases, Case("attention", (same, same, same), {"scale": 0.5, "causal": True}),
             Case("attention", (same, one, one), {"scale": 0.3})]  # fmt: skip
+
+
+def _cached() -> list[Case]:
+    """Attention that writes into a cache: heads grouped, values of another size, every option."""
+    at = {5: lambda rng, shape, sizes: rng.integers(0, sizes["t"] + 1, shape)}
+    new = "f32[b, s, 6, 4]", "f32[b, s, 2, 4]", "f32[b, s, 2, 5]"
+    held = "f32[b, 2, s+t, 4]", "f32[b, 2, s+t, 5]", "i64[b]"
+    options: list[tuple[tuple[str | None, ...], dict[str, Any]]] = [
+        ((), {}), ((), {"window": 2}), ((), {"softcap": 1.5}), (("f32[1, 6, s, s+t]",), {}), ((None, "f32[6]"), {}),
+        (("f32[b, 1, 1, s+t]", "f32[6]"), {"window": 3}),
+    ]  # fmt: skip
+    return [Case("cached_attention", (*new, *held, *more), {"scale": 0.5, **attrs}, at) for more, attrs in options]
 
 
 def _rest() -> list[Case]:
@@ -262,6 +280,8 @@ def _rest() -> list[Case]:
         Case("dim_value", (), {"dim": dim("b*s+1")}),
         Case("cache_write", ("f32[b, s+t, 2, 3]", "f32[b, s, 2, 3]", "i64[]"), {}, at),
         Case("cache_write", ("f32[b, s+t, 3]", "f32[b, s, 3]", "i32[b]"), {}, at),
+        Case("cache_write", ("f32[b, 2, s+t, 3]", "f32[b, 2, s, 3]", "i64[b]"), {"axis": 2}, at),
+        *_cached(),
         Case("dequantize", ("i8[8, n]", "f32[2, n]"), {"bits": 4, "group": 4}, q),
         Case("dequantize", ("i4[n, 7]", "f32[n, 2]"), {"bits": 4, "group": 4, "axis": -1}, q),
         Case("dequantize", ("u4[8, n]", "f32[1, n]", "u4[1, n]"), {"bits": 4, "scheme": "asymmetric"}, u),

@@ -114,8 +114,8 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "topk": lambda x, k, axis, largest: torch.sort(x, dim=axis, descending=largest, stable=True),
 }  # fmt: skip
 ELSEWHERE = {  # held against something else in test_meanings.py or below
-    "attention", "constant", "dim_value", "cache_write", "dequantize", "quantized_matmul", "moe", "all_reduce",
-    "all_gather", "reduce_scatter", "all_to_all",
+    "attention", "constant", "dim_value", "cache_write", "cached_attention", "dequantize", "quantized_matmul", "moe",
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all",
 }  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def test_half_types_accumulate_wider(name: str):
 # -- attention -----------------------------------------------------------------------------------------
 
 
-def naive_attention(q, k, v, mask=None, bias=None, sinks=None, *, scale, causal, window, softcap):
+def naive_attention(q, k, v, mask=None, bias=None, sinks=None, position=None, *, scale, causal, window, softcap):
     """One query after the other, from the words of the docstring."""
     (b, s, h, _), (_, t, g, _) = q.shape, k.shape
     q, k, v = q.double(), k.double(), v.double()
@@ -211,7 +211,7 @@ def naive_attention(q, k, v, mask=None, bias=None, sinks=None, *, scale, causal,
     for n, i, head in np.ndindex(b, s, h):
         logits, values = [], []
         for j in range(t):
-            ahead = i + t - s - j
+            ahead = i + (t - s if position is None else int(position[n])) - j
             seen = (not causal or ahead >= 0) and (not window or (ahead < window and (causal or -ahead < window)))
             if not seen or (wide is not None and not wide[n, head, i, j]):
                 continue
