@@ -32,6 +32,7 @@ from .profiler.report.terminal import show as show_profile
 from .profiler.report.write import check_files as check_reports
 from .profiler.report.write import write as write_reports
 from .profiling import predictions, profile
+from .steps import generation_info, record_all
 from .tuning import tune
 from .work import PRECISIONS, Asked, Span, Work, after_passes, builder
 
@@ -57,7 +58,7 @@ def compile(
     inputs: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
     packed: bool = False,
-    phase: str = "prefill",
+    phase: str = "generate",
     past: Span = None,
     print_after: str | None = None,
     verified: bool = False,
@@ -74,7 +75,8 @@ def compile(
     fixed:     inputs that are settled now and are none of the bundle's: an array, a .npy file, or `1,2,3`.
     packed:    for rows that hold several texts end to end: `position_ids`, which start again at 0 where a text does,
                are an input in place of `attention_mask`.
-    phase:     `decode` compiles one step of a decoder: one token a row, whose other inputs are the keys and values of
+    phase:     `generate`: the whole model, and where it writes text also the step that `generate` runs, over one copy of
+               the weights. `prefill`: the whole model alone. `decode` compiles one step of a decoder: one token a row, whose other inputs are the keys and values of
                `past` tokens before it (1..512, or what the model can take), and which gives them back with one more.
     verified:  replay the recorded cases before the bundle takes its place; one that fails is not written.
     tuning:    the table that `tune` wrote, or `none`; by default this chip's, where there is one.
@@ -84,7 +86,7 @@ def compile(
     from .compiler.tuning import model_key
     from .compiler.tuning_file import choose_table, engine_of
     from .ir.text import to_text
-    from .profiler.parity import check, record
+    from .profiler.parity import check
 
     machine, engine = builder(target, backend, precision)
     if print_after and print_after not in pass_names():
@@ -104,7 +106,7 @@ def compile(
     )
     if work.source is not None:
         progress("asking the original model", 0.55)
-    cases = record(work.call, work.cases(), work.program, work.origin, work.exact)
+    cases = record_all(work)
     progress("writing the bundle", 0.8)
     folder, finalize = (Path(output), None) if output is not None else _temporary(work.name)
     with ours(lambda: to_text(plan.program), CheckError, RunError):
@@ -112,7 +114,8 @@ def compile(
             folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
             info={"precision": precision, "dtype": dtype, "memory": _memory(plan),
                   "notes": [*work.notes, *([chosen.note] if chosen.note else [])], "tuning": chosen.info,
-                  "model": key, "task": task, "fixed": work.settled, "packed": packed, "phase": phase},
+                  "model": key, "task": task, "fixed": work.settled, "packed": packed,
+                  "phase": work.phase, **generation_info(work, plan, machine)},
             check=(lambda made: check(made, dtype)) if verified else None,
         )  # fmt: skip
     if finalize is not None:
@@ -191,7 +194,7 @@ def verify(
             "the stored answers came from Tundish itself and prove nothing",
             hint="compile from the original model, or give it with --against",
         )
-    report = parity.compare(lambda x: opened.run(x, threads=threads), cases, opened.manifest.dtype)
+    report = parity.compare(lambda x, entry=None: opened.run(x, entry, threads=threads), cases, opened.manifest.dtype)
     if bisect and not report.passed:
         report.first_difference = first_difference(opened, cases, work.program if work is not None else None)
         report.notes.append(report.first_difference["text"])
@@ -342,7 +345,8 @@ def _again(bundle: Bundle, model: Any, progress: Progress) -> Work:
         given = {name: torch.from_numpy(np.array(array)) for name, array in stored[0].inputs.items()}
     info = bundle.manifest.info
     asked = Asked(info.get("task"), spans.get("batch"), spans.get("seq"), given, info.get("fixed"),
-                  bool(info.get("packed")) and given is None, info.get("phase", "prefill"),
+                  bool(info.get("packed")) and given is None,
+                  "generate" if "generation" in info else info.get("phase", "prefill"),
                   spans.get("past"))  # fmt: skip
     work = Work(model, asked, progress)
     if work.source is None:
@@ -353,11 +357,8 @@ def _again(bundle: Bundle, model: Any, progress: Progress) -> Work:
 
 def _asked_again(bundle: Bundle, work: Work, progress: Progress) -> Any:
     """What the original answers now, to the stored cases or else to new ones."""
-    from .profiler.parity import record
-
     progress("asking the original model", 0.55)
-    inputs = [(c.name, c.inputs) for c in bundle.cases().cases] or work.cases()
-    return record(work.call, inputs, work.program, work.origin, work.exact)
+    return record_all(work, bundle.cases().cases)
 
 
 def _notes(plan: Plan) -> tuple[str, bytes]:

@@ -14,15 +14,19 @@ import numpy as np
 from .ir.diagnostics import CaptureError, CompileError, RunError, TundishError
 from .ir.dims import Range
 from .ir.graph import Program
+from .ir.join import join
 from .profiler.report.progress import Progress
+from .steps import STEP, Step
 
 if TYPE_CHECKING:
     from .backends.base import Backend
     from .compiler.hardware.machine import Machine
 
 DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
+FORWARD = "forward"
 USUAL_LENGTH = 128  # tokens of a run, where none are asked for
-PHASES = {"prefill": "seq", "decode": "past"}  # phase -> the length that varies in it
+# phase -> the length that varies in it
+PHASES = {"generate": "seq", "prefill": "seq", "decode": "past"}
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 Span = Range | str | int | None
 
@@ -36,7 +40,8 @@ class Asked:
     fixed:      inputs settled now, by name: an array, a .npy file, or `1,2,3`.
     packed:     rows hold several texts end to end; `position_ids` in place of a mask.
     shapes:     only looked at: opened without its weights where that can be.
-    phase:      `decode`: one token a row, against the keys and values of `past` tokens before it.
+    phase:      `generate`: the whole model, and a decoder's step beside it; `prefill`: the whole model alone; `decode`:
+                one token a row, against the keys and values of `past` tokens before it, concatenated.
     past:       sizes to allow, None for as many as `seq` would have.
     """
 
@@ -60,7 +65,7 @@ class Asked:
         """Raises: TundishError where the phase is none, or a length is given that it does not have."""
         if self.phase not in PHASES:
             raise TundishError(f"there is no phase {self.phase!r}", hint=f"one of {', '.join(PHASES)}")
-        if self.phase == "prefill" and self.past is not None:
+        if self.phase != "decode" and self.past is not None:
             raise TundishError("a prefill has no past", found=f"--past {self.past}", hint="add --phase decode")
         if self.phase == "decode" and self.seq not in (None, 1, "1", "1..1", Range(1, 1)):
             raise TundishError("a decode step takes one token a row", found=f"--seq {self.seq}",
@@ -73,12 +78,13 @@ class Work:
     def __init__(self, model: Any, asked: Asked, progress: Progress, source: Any = None) -> None:
         """source: the model, where it is opened already."""
         asked.check()
-        self.phase = asked.phase
+        self.phase = "prefill" if asked.phase == "generate" else asked.phase  # of the first entry
         self.length, span = asked.length
         rows = as_range("batch", asked.batch, DEFAULT_BATCH)
         self.ranges = {"batch": rows, self.length: as_range(self.length, span, DEFAULT_SEQ)}
         self.source: Any = None
         self.notes: tuple[str, ...] = ()
+        self.step: Step | None = None
         if str(model) == "":
             raise CaptureError("no model is named")
         saved = saved_program(model)
@@ -99,8 +105,22 @@ class Work:
         progress("capturing", 0.25)
         self.program = captured(self.source, self.ranges)
         self.notes += _narrower(self.ranges, self.program.symbols)
+        self.step = self._stepping() if asked.phase == "generate" and self.source.form == "torch" else None
+        if self.step is not None:
+            progress("capturing the step", 0.35)
+            self.program = join({FORWARD: self.program, STEP: self.step.program})
         if self.source.quantized:
             self._hold_quantized()
+
+    def _stepping(self) -> Step | None:
+        """The step of a model that generates; None, and a note where it might be expected, for others."""
+        if not generates(self.source) or self.source.depths or any(self.source.fixed):
+            return None
+        try:
+            return Step(self.source, self.ranges["batch"])
+        except CaptureError as error:
+            self.notes += (f"it will not generate: {error.problem}",)
+            return None
 
     def _hold_quantized(self) -> None:
         """The weights that lie quantised in the user's file enter as they are."""
@@ -176,6 +196,13 @@ class Work:
         low = max([asked.low, *(r.low for r in found)])
         high = asked.high if asked.high is not None else default.high or low
         return low, max(low, min([high, *(r.high for r in found if r.high is not None)]))
+
+
+def generates(source: Any) -> bool:
+    """Whether a model writes text, so that a user will want to generate with it."""
+    from .models.decoding import decodes
+
+    return bool(decodes(source))
 
 
 def _narrower(wanted: Mapping[str, Range], found: Mapping[str, Range]) -> tuple[str, ...]:

@@ -69,15 +69,30 @@ class Profiled:
     gap_s: float = 0.0
 
 
+class Bound(Protocol):
+    """An entry bound to the arrays that it writes over: caches that stay in place from one run to the next."""
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """One run on the other inputs; gives the outputs that are none of the bound arrays. Raises: RunError."""
+        ...
+
+
 class Runner(Protocol):
     """An opened program."""
 
     def run(
         self, entry: str, inputs: Arrays, outputs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Runs an entry once; `outputs` names those wanted, all by default.
+        """Runs an entry once; `outputs` names those wanted, all by default. The inputs are left as they are.
 
         Raises: RunError on inputs that do not fit, or outputs that the entry does not have.
+        """
+        ...
+
+    def bind(self, entry: str, held: Arrays) -> Bound:
+        """An entry that writes over these arrays: the inputs that `Signature.aliases` names, C-contiguous.
+
+        Raises: RunError on arrays that do not fit.
         """
         ...
 
@@ -116,5 +131,5 @@ class Backend(Protocol):
 
 
 __all__ = [
-    "WEIGHTS", "Arrays", "Backend", "Built", "KernelTime", "Profiled", "Runner", "Signature", "TensorSpec",
+    "WEIGHTS", "Arrays", "Backend", "Bound", "Built", "KernelTime", "Profiled", "Runner", "Signature", "TensorSpec",
 ]  # fmt: skip

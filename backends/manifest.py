@@ -34,18 +34,19 @@ class EntryPoint(msgspec.Struct, frozen=True):
     inputs: tuple[tuple[str, str, tuple[int | str, ...]], ...]
     outputs: tuple[tuple[str, str, tuple[int | str, ...]], ...]
     symbols: dict[str, tuple[int, int | None]]
+    aliases: dict[str, str] = {}
 
     @property
     def signature(self) -> Signature:
         inputs, outputs = (tuple(TensorSpec(*s) for s in specs) for specs in (self.inputs, self.outputs))
-        return Signature(inputs, outputs, self.symbols)
+        return Signature(inputs, outputs, self.symbols, self.aliases)
 
     @staticmethod
     def of(signature: Signature) -> EntryPoint:
         inputs, outputs = (
             tuple((s.name, s.dtype, s.shape) for s in specs) for specs in (signature.inputs, signature.outputs)
         )
-        return EntryPoint(inputs, outputs, dict(signature.symbols))
+        return EntryPoint(inputs, outputs, dict(signature.symbols), dict(signature.aliases))
 
 
 class Manifest(msgspec.Struct, frozen=True):

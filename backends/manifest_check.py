@@ -45,6 +45,12 @@ def _entry(entry: EntryPoint) -> Iterator[str]:
         yield "it has no outputs"
     for names in ([s.name for s in signature.inputs], [s.name for s in signature.outputs]):
         yield from (f"{name!r} stands twice" for name, n in Counter(names).items() if n > 1)
+    given, made = ({s.name: s for s in side} for side in (signature.inputs, signature.outputs))
+    for output, name in signature.aliases.items():
+        if output not in made or name not in given or made[output].type != given[name].type:
+            yield f"output {output!r} cannot be the buffer of input {name!r}"
+    if len(set(signature.aliases.values())) < len(signature.aliases):
+        yield "two outputs are one buffer"
     known = set(entry.symbols)
     for spec in (*signature.inputs, *signature.outputs):
         yield from (f"{spec.name!r}: {text}" for text in _spec(spec, known))

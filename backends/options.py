@@ -41,11 +41,14 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class OrtOptions(msgspec.Struct, frozen=True):
-    """Of the ONNX Runtime backend. Raises: ValueError on an unknown target or a file that is not a plain name."""
+    """Of the ONNX Runtime backend. rowwise: by entry, the inputs on which it hangs whether rows can run together.
+
+    Raises: ValueError on an unknown target or a file that is not a plain name."""
 
     models: dict[str, list[ModelFile]]
     target: str
     run: dict[str, str] = {}
+    rowwise: dict[str, list[str]] = {}
 
     def __post_init__(self) -> None:
         for name, value in self.run.items():

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ..compiler.plan import Guard, Plan, Variant
 from ..ir import dims
+from ..ir.aliases import overwritten
 from ..ir.diagnostics import RunError
 from ..ir.dims import Range
 from ..ir.dtypes import DTYPES
-from ..ir.evaluate import bind
+from ..ir.evaluate import bind, bind_sizes
 from ..ir.graph import Graph, Value
 from ..ir.tensor import TensorType
 
@@ -37,11 +39,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs, outputs, and the (lowest, highest or None) size of every symbol in them."""
+    """Inputs, outputs, and the (lowest, highest or None) size of every symbol in them.
+
+    aliases: output -> the input whose buffer it is, written over in place.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     symbols: Mapping[str, tuple[int, int | None]]
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def _graph(self) -> Graph:
@@ -55,6 +61,14 @@ class Signature:
     def bind(self, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
         """The size of every symbol. Raises: RunError on inputs that do not fit."""
         return bind(self._graph, inputs, self.ranges)
+
+    def sizes_of(self, arrays: Mapping[str, np.ndarray], known: Mapping[str, int] | None = None) -> dict[str, int]:
+        """The sizes that some of the inputs have, beside those `known` already. Raises: RunError on what does not fit."""
+        sizes = dict(known or {})
+        for value in self._graph.inputs:
+            if value.name in arrays:
+                bind_sizes(value, arrays[value.name], sizes, self.ranges)
+        return sizes
 
     def select(self, outputs: Sequence[str] | None) -> list[str]:
         """The wanted outputs' names, all by default. Raises: RunError on one that there is not."""
@@ -79,8 +93,14 @@ def signatures(plan: Plan) -> dict[str, Signature]:
         inputs = tuple(spec(v.name, v.type) for v in graph.inputs)
         pairs = zip(graph.output_names, graph.outputs, strict=True)
         outputs = tuple(spec(name, v.type) for name, v in pairs)
-        found[entry] = Signature(inputs, outputs, symbols)
+        found[entry] = Signature(inputs, outputs, _named(symbols, inputs), overwritten(program, variants[0].function))
     return found
+
+
+def _named(symbols: Mapping[str, tuple[int, int | None]], inputs: tuple[TensorSpec, ...]) -> dict[str, Any]:
+    """The symbols that an entry's inputs have."""
+    used = {name for s in inputs for d in s.type.shape for name in dims.symbols(d)}
+    return {name: span for name, span in symbols.items() if name in used}
 
 
 COMPARE = {

@@ -20,6 +20,7 @@ from .passes.memory import check_fits, plan_memory, weights_bytes
 from .passes.precision import precision
 from .passes.raise_activation import raise_activation
 from .passes.raise_attention import raise_attention
+from .passes.raise_cache import raise_cache
 from .passes.raise_linear import raise_linear
 from .passes.raise_norm import raise_norm
 from .passes.raise_quantized import raise_quantized
@@ -39,6 +40,7 @@ PASSES: tuple[Pass, ...] = (
     raise_norm,
     raise_rotary,
     raise_attention,
+    raise_cache,
     raise_activation,
     clean,
     precision,

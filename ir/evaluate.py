@@ -36,7 +36,7 @@ def bind(graph: Graph, inputs: Arrays, symbols: Mapping[str, dims.Range]) -> dic
         )  # fmt: skip
     sizes: dict[str, int] = {}
     for value in graph.inputs:
-        _bind_bare(value, inputs[value.name], sizes, symbols)
+        bind_sizes(value, inputs[value.name], sizes, symbols)
     for value in graph.inputs:
         shape = inputs[value.name].shape
         try:
@@ -48,7 +48,7 @@ def bind(graph: Graph, inputs: Arrays, symbols: Mapping[str, dims.Range]) -> dic
     return sizes
 
 
-def _bind_bare(value: Value, array: np.ndarray, sizes: dict[str, int], symbols: Mapping[str, dims.Range]) -> None:
+def bind_sizes(value: Value, array: np.ndarray, sizes: dict[str, int], symbols: Mapping[str, dims.Range]) -> None:
     """Reads the sizes that stand alone in a shape. Raises: RunError."""
     if not isinstance(array, (np.ndarray, np.generic)):
         raise RunError(f"input {value.name!r} is no numpy array", found=type(array).__name__,

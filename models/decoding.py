@@ -36,7 +36,7 @@ def decode_step(source: Source) -> Source:
     it, as `generate` has it; the mask may hide padding anywhere in the past.
     Raises: ModelError for a model that does not decode, or keeps anything but keys and values.
     """
-    _check_decodes(source)
+    check_decodes(source)
     ids = next(s for s in source.inputs if s.role == "ids")
     kept = _kept(source)
     inputs = (
@@ -59,7 +59,7 @@ def kept_bytes(source: Source) -> dict[int, int]:
 
     Layers that the source leaves out (`depths`) keep what its last one does, of which they are copies.
     """
-    _check_decodes(source)
+    check_decodes(source)
     found: dict[int, int] = {}
     for name, dtype, heads, size in _kept(source):
         layer = int(name.rpartition("_")[2])
@@ -82,8 +82,17 @@ def prompted(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
     return {s.name: to_numpy(given[s.name]) for s in source.inputs}
 
 
-def _check_decodes(source: Source) -> None:
-    """Raises: ModelError."""
+def decodes(source: Source) -> bool:
+    """Whether it writes text token by token."""
+    try:
+        check_decodes(source)
+    except ModelError:
+        return False
+    return True
+
+
+def check_decodes(source: Source) -> None:
+    """Raises: ModelError where it does not write text token by token."""
     hint = "leave out --phase decode and --past"
     if source.form != "torch" or not hasattr(source.module, "can_generate"):
         raise ModelError(f"{source.name} is no transformers model, so its cache is not known", hint=hint)
@@ -97,8 +106,11 @@ def _check_decodes(source: Source) -> None:
                          hint=f"{hint}, or choose the head that does: --task causal-lm")  # fmt: skip
 
 
-def _kept(source: Source) -> list[tuple[str, str, int, int]]:
-    """(input's name, dtype, heads, size) of the keys and values that each layer keeps, found by running it once."""
+def probed(source: Source) -> list[tuple[int, Any]]:
+    """(layer, what it keeps after two tokens) of each layer that keeps something, found by running it once.
+
+    Raises: ModelError where it keeps anything but keys and values.
+    """
     import torch
 
     ids = torch.zeros((1, _PROBE), dtype=torch.int64)
@@ -114,15 +126,19 @@ def _kept(source: Source) -> list[tuple[str, str, int, int]]:
         if layers is None or odd:
             raise ModelError(f"{source.name} keeps more than keys and values between tokens",
                              found=odd[0] if odd else type(cache).__name__, hint="compile it for prefill")  # fmt: skip
-        held = [(i, layer) for i, layer in enumerate(layers) if layer.is_initialized]
-        kept = [(f"{PAST}_{kind}_{i}", t) for i, x in held for kind, t in (("key", x.keys), ("value", x.values))]
-        return [(n, _name_of(t.dtype), int(t.shape[1]), int(t.shape[3])) for n, t in kept]
+        return [(i, layer) for i, layer in enumerate(layers) if layer.is_initialized]
+
+
+def _kept(source: Source) -> list[tuple[str, str, int, int]]:
+    """(input's name, dtype, heads, size) of the keys and values that each layer keeps."""
+    kept = [(f"{PAST}_{kind}_{i}", t) for i, x in probed(source) for kind, t in (("key", x.keys), ("value", x.values))]
+    return [(n, name_of(t.dtype), int(t.shape[1]), int(t.shape[3])) for n, t in kept]
 
 
 _PLAIN = ("DynamicLayer", "DynamicSlidingWindowLayer")  # what a window hides, its mask hides too
 
 
-def _name_of(dtype: Any) -> str:
+def name_of(dtype: Any) -> str:
     return {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}[str(dtype).removeprefix("torch.")]
 
 

@@ -17,7 +17,7 @@ from ..ir.graph import Node, Program
 from ..ir.ops.attention import attention
 
 Arrays = Mapping[str, np.ndarray]
-Call = Callable[[Arrays], Mapping[str, np.ndarray]]
+Call = Callable[..., Mapping[str, np.ndarray]]  # of the inputs, and of the entry where it is not the first
 
 # Allowed |difference| as a share of max(1, max|original|), by the compute type. Relative to the largest value of the
 # output because rounding errors of a matrix product scale with its largest terms, not with each element. Where the
@@ -64,12 +64,12 @@ class Report:
         return asdict(self)
 
 
-def counting(program: Program, inputs: Arrays) -> dict[str, np.ndarray]:
+def counting(program: Program, inputs: Arrays, entry_name: str | None = None) -> dict[str, np.ndarray]:
     """Which positions [batch, length] count, by output; outputs without positions are left out.
 
     Those that may look at something under the padding mask of their own length; none in a row where any mask is empty.
     """
-    entry = program.functions[program.entries[0]]
+    entry = program.functions[entry_name or program.entries[0]]
     leads = {v.type.shape[:2]: inputs[v.name].shape[:2] for v in entry.inputs if v.type.rank >= 2}
     masks = {v.type.shape: inputs[v.name] for v in entry.inputs if v.name.endswith("attention_mask")}
     found = {}
@@ -133,14 +133,14 @@ def _says_more(node: Node) -> bool:
 
 def record(
     call: Call, inputs: Iterable[tuple[str, Mapping[str, np.ndarray]]], program: Program, origin: str,
-    exact: Call | None = None,
+    exact: Call | None = None, entry: str | None = None,
 ) -> Cases:  # fmt: skip
-    """Asks the original each case. `call` runs it, `exact` runs it in f64; `origin` says who it is.
+    """Asks the original each case of an entry, the first by default. `call` runs it, `exact` runs it in f64; `origin` says who it is.
 
     Positions that attend to nothing are left out (what the original computes there is arbitrary); of long outputs a
     seeded sample of rows is kept.
     """
-    entry = program.entries[0]
+    entry = entry or program.entries[0]
     made = []
     for name, given in inputs:
         case = _case(name, entry, given, call(given), program)
@@ -163,7 +163,7 @@ def _case(name: str, entry: str, inputs: Arrays, outputs: Arrays, program: Progr
     stored: dict[str, np.ndarray] = {}
     rows: dict[str, np.ndarray] = {}
     odd: list[str] = []
-    counted = counting(program, inputs)
+    counted = counting(program, inputs, entry)
     for key, array in outputs.items():
         array = np.ascontiguousarray(array)
         finite = np.isfinite(array) if array.dtype.kind == "f" else np.ones(array.shape, bool)
@@ -196,16 +196,24 @@ def compare(run: Call, cases: Cases, dtype: str) -> Report:
     errors: dict[str, OutputError] = {}
     by_case: list[dict[str, Any]] = []
     for case in cases.cases:
-        answers = run(case.inputs)
+        first = case.entry == cases.cases[0].entry
+        answers = run(case.inputs) if first else run(case.inputs, case.entry)
         for key, expected in case.outputs.items():
             if key not in answers:
                 raise RunError(f"the bundle gives no output {key!r}", found=", ".join(answers))
-            error = errors.setdefault(key, OutputError(key))
-            by_case.append(_measure(error, case, answers[key], expected, TOLERANCE[dtype]))
+            name = key if first else _spoken(case, key)
+            error = errors.setdefault(name, OutputError(name))
+            by_case.append(_measure(error, key, case, answers[key], expected, TOLERANCE[dtype]))
     outputs = list(errors.values())
     return Report(
         all(e.passed for e in outputs), outputs, len(cases.cases), cases.origin, by_case, notes=_left_out(cases)
     )
+
+
+def _spoken(case: Case, key: str) -> str:
+    """What an output of another entry is called; all that it keeps of its inputs' shapes under one name."""
+    kept = {(a.shape, a.dtype.kind) for a in case.inputs.values() if a.ndim > 2}
+    return f"{case.entry}: {'caches' if (case.outputs[key].shape, 'f') in kept or key in case.rows else key}"
 
 
 def _left_out(cases: Cases) -> list[str]:
@@ -233,24 +241,24 @@ def check(bundle: Bundle, dtype: str) -> None:
         )
 
 
-def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.ndarray, share: float
+def _measure(error: OutputError, key: str, case: Case, answer: np.ndarray, expected: np.ndarray, share: float
 ) -> dict[str, Any]:  # fmt: skip
     """Adds one case to an output's error; the case's own row."""
     whole, lead = answer, answer.shape[:2]
-    if error.name in case.rows:
-        answer = _rows(answer, case.rows[error.name], error.name)
+    if key in case.rows:
+        answer = _rows(answer, case.rows[key], key)
     if answer.shape != expected.shape:
         raise RunError(
-            f"output {error.name!r} has another shape than the original's",
+            f"output {key!r} has another shape than the original's",
             found=f"{list(answer.shape)} for {list(expected.shape)} in case {case.name}",
         )
-    judged = _at_finite(answer, expected) if error.name in case.not_finite else whole
+    judged = _at_finite(answer, expected) if key in case.not_finite else whole
     finite = bool(np.isfinite(judged).all()) if answer.dtype.kind == "f" else True
     got, want = (_at_finite(a.astype(np.float64), expected) for a in (answer, expected))
     largest = float(np.abs(want).max(initial=0.0))
     difference = float(np.abs(got - want).max(initial=0.0)) if finite else float("nan")
     least = share * max(1.0, largest)
-    tolerance = min(max(least, NOISE * case.noise.get(error.name, 0.0)), MOST * least)
+    tolerance = min(max(least, NOISE * case.noise.get(key, 0.0)), MOST * least)
     if not difference <= tolerance:
         error.passed = False
     if not finite or difference / tolerance >= error.max_abs_error / (error.tolerance or 1.0):
@@ -259,8 +267,8 @@ def _measure(error: OutputError, case: Case, answer: np.ndarray, expected: np.nd
     error.max_rel_error = float(np.maximum(error.max_rel_error, relative))  # unlike max(), it keeps a NaN
     error.min_cosine = min(error.min_cosine, _cosine(got, want))
     return {
-        "case": case.name, "output": error.name, "max_abs_error": difference, "tolerance": tolerance,
-        "noise": case.noise.get(error.name), "max_abs_error_at_tokens": _at_tokens(case, error.name, lead, got - want),
+        "case": case.name, "output": key, "max_abs_error": difference, "tolerance": tolerance,
+        "noise": case.noise.get(key), "max_abs_error_at_tokens": _at_tokens(case, key, lead, got - want),
     }  # fmt: skip
 
 

@@ -51,6 +51,10 @@ class NullRunner:
         """Raises: RunError, always."""
         self._refuse(entry, inputs, outputs)
 
+    def bind(self, entry: str, held: Mapping[str, np.ndarray]) -> NoReturn:
+        """Raises: RunError, always."""
+        raise RunError("the null backend runs nothing", hint="compile with --backend onnxruntime")
+
     def profile(self, entry: str, inputs: Mapping[str, np.ndarray], *, warmup: int, repeats: int) -> Profiled:
         """Raises: RunError, always."""
         self._refuse(entry, inputs, None)

@@ -13,6 +13,7 @@ from ...ir.weights import TensorFile
 from ..base import Built, Runner
 from ..options import runs
 from ..signature import signatures
+from .bound import places
 from .lower import DEFAULT_OPSET, STRUCTURE, declined, decomposed, kernels, table
 from .lower_fused import FUSED, RARE
 from .nodes import map_file, write_map
@@ -78,8 +79,9 @@ class OnnxRuntime:
                 write_map(out / map_file(file), variant.function, {n.name: n.keys for n in model.nodes})
                 guard = variant.guard
                 models[entry].append({"guard": [guard.symbol, guard.op, guard.value], "file": file})
+        rowwise = {entry: names for entry in models if (names := places(plan.program, entry))}
         run = {"run": dict(plan.decisions[RUN])} if RUN in plan.decisions else {}
-        return Built(out, weights, signatures(plan), {"models": models, "target": plan.target, **run})
+        return Built(out, weights, signatures(plan), {"models": models, "target": plan.target, **run, **({"rowwise": rowwise} if rowwise else {})})
 
     def open(self, built: Built, *, threads: int | None = None) -> Runner:
         return OrtRunner(built, threads)

@@ -11,9 +11,10 @@ import ml_dtypes
 import numpy as np
 
 from ...ir.diagnostics import RunError
-from ..base import Built, Profiled
+from ..base import Bound, Built, Profiled
 from ..options import OrtOptions, typed
 from ..signature import choose, known_entry
+from .bound import OrtBound
 from .sessions import session, switch
 
 if TYPE_CHECKING:
@@ -59,12 +60,31 @@ class OrtRunner:
         file, names = self._chosen(entry, inputs, outputs)
         if not names:
             return {}  # ONNX Runtime takes no names for all of them
+        aliases = self.built.entries[entry].aliases
+        if aliases:
+            held = {name: np.array(inputs[name], order="C") for name in aliases.values()}
+            answers = self.bind(entry, held).run(inputs) | {out: held[name] for out, name in aliases.items()}
+            return {name: answers[name] for name in names}
         opened = self.session(file)
         try:
             results = fed(opened, names, inputs)
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise RunError(f"onnxruntime failed in entry {entry!r}: {error}") from error
         return dict(zip(names, results, strict=True))
+
+    def bind(self, entry: str, held: Mapping[str, np.ndarray]) -> Bound:
+        """An entry that writes over these arrays, through ONNX Runtime's IO binding. Raises: RunError."""
+        signature = known_entry(entry, self.built.entries)
+        return self._bound(lambda file: self.session(file), entry, held, signature.sizes_of(held))
+
+    def _bound(self, opened: Callable[[str], Any], entry: str, held: Mapping[str, np.ndarray], sizes: Any) -> OrtBound:
+        signature, variants = self.built.entries[entry], self._variants[entry]
+        file = variants[choose(variants, sizes)].function
+        arrays = {name: held[name] for name in signature.aliases.values()}
+        odd = [n for n, a in arrays.items() if not (a.flags.c_contiguous and a.flags.writeable)]
+        if odd:
+            raise RunError(f"{odd[0]!r} cannot be written over in place", hint="give a contiguous, writeable array")
+        return OrtBound(opened(file), signature, arrays, tuple(self._options.rowwise.get(entry, ())))
 
     def profile(self, entry: str, inputs: Mapping[str, np.ndarray], *, warmup: int, repeats: int) -> Profiled:
         """Runs an entry in turns without and with ONNX Runtime's own profiling, in two sessions.
@@ -74,14 +94,24 @@ class OrtRunner:
         from .profile import profiled
 
         file, names = self._chosen(entry, inputs, None)
-        target = self._options.target
+        target, aliases = self._options.target, self.built.entries[entry].aliases
+        bound: dict[int, OrtBound] = {}
+
+        def run(opened: Any) -> object:
+            if not aliases:
+                return fed(opened, names, inputs)
+            if id(opened) not in bound:
+                held = {name: np.array(inputs[name], order="C") for name in aliases.values()}
+                bound[id(opened)] = self._bound(lambda _: opened, entry, held, known_entry(entry, self.built.entries).bind(inputs))
+            return bound[id(opened)].run(inputs)
+
         if target != "cpu":
             raise RunError(f"profiling on {target} is not built yet", hint="compile with --target cpu")
         return profiled(
             lambda adjust: session(
                 self.built.folder / file, self.built.weights, target, self.threads, lambda o: self._set(o, adjust)
             ),
-            lambda opened: fed(opened, names, inputs), self.built.folder / file, self.threads,
+            run, self.built.folder / file, self.threads,
             warmup=warmup, repeats=repeats,
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ from ...ir.evaluate import Evaluator
 from ...ir.graph import Graph, Node, Program
 from ...ir.op import OPS
 from ...ir.walk import key_of, steps
-from ..base import Built, KernelTime, Profiled, Runner
+from ..base import Bound, Built, KernelTime, Profiled, Runner
 from ..options import ReferenceOptions, typed
 from ..plan_text import read_program
 from ..signature import choose, known_entry, signatures
@@ -79,6 +79,10 @@ class ReferenceRunner:
         results = self._evaluator.run(inputs, variants[choose(variants, sizes)].function)
         return {name: results[name] for name in names}
 
+    def bind(self, entry: str, held: Mapping[str, np.ndarray]) -> Bound:
+        """Each run copies what it wrote back into the arrays."""
+        return _Bound(self, entry, known_entry(entry, self.built.entries).aliases, held)
+
     def profile(self, entry: str, inputs: Mapping[str, np.ndarray], *, warmup: int, repeats: int) -> Profiled:
         """Runs an entry in turns without and with a clock between its nodes. Raises: RunError."""
         variants = self._entries[entry] if entry in self._entries else ()
@@ -102,6 +106,23 @@ class ReferenceRunner:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class _Bound:
+    """An entry on arrays that take the place of what it writes over."""
+
+    def __init__(
+        self, runner: ReferenceRunner, entry: str, aliases: Mapping[str, str], held: Mapping[str, np.ndarray]
+    ) -> None:
+        self._runner, self._entry, self._aliases = runner, entry, aliases
+        self._held = {name: held[name] for name in aliases.values()}
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One run. Raises: RunError."""
+        answers = self._runner.run(self._entry, {**inputs, **self._held})
+        for output, name in self._aliases.items():
+            self._held[name][...] = answers.pop(output)
+        return answers
 
 
 class _Clock:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...ir import dims
+from ...ir.aliases import overwritten
 from ...ir.diagnostics import CompileError
 from ...ir.dims import Range
 from ...ir.graph import Node, Program, Value
@@ -50,10 +51,12 @@ def plan_memory(plan: Plan, task: Task) -> Plan:
     """Offsets at the largest sizes in range. Raises: CompileError with the figure when it does not fit the machine.
 
     plan.decisions["memory"]: sizes (of the symbols), weights_bytes, inputs_bytes, arena_bytes, peak_bytes (their sum)
-    and arenas by entry.
+    and arenas by entry. An entry that writes into caches is left out where there are others: how large those are is
+    decided when they are made.
     """
     sizes = largest(plan.program, task.ranges)
-    arenas = {name: arena(plan.program, name, sizes) for name in plan.program.entries}
+    entries = [name for name in plan.program.entries if not overwritten(plan.program, name)] or plan.program.entries
+    arenas = {name: arena(plan.program, name, sizes) for name in entries}
     weights = weights_bytes(plan.program)
     inputs = max(_inputs_bytes(plan.program, name, sizes) for name in arenas)
     biggest = max(a.bytes for a in arenas.values())

@@ -279,16 +279,16 @@ def _repeats(m: Match) -> str | None:
 
 
 @rule(
-    lambda p, q, k, v, five, wide, shape, v_five, v_wide, v_shape, mask, bias, sinks: p.attention(
+    lambda p, q, k, v, five, wide, shape, v_five, v_wide, v_shape, mask, bias, sinks, position: p.attention(
         q, _shared_heads(p, k, five, wide, shape), _shared_heads(p, v, v_five, v_wide, v_shape),
-        p.maybe(mask), p.maybe(bias), p.maybe(sinks),
+        p.maybe(mask), p.maybe(bias), p.maybe(sinks), p.maybe(position),
     ),
     when=_repeats,
 )  # fmt: skip
 def shared_heads(b: Any, m: Match) -> Value:
     """attention on repeated keys and values is grouped attention"""
     k, v = (b.emit("transpose", x, perm=HEADS_FIRST) for x in (m.k, m.v))
-    return b.emit("attention", m.q, k, v, m.mask, m.bias, m.sinks, **m.root.attrs)
+    return b.emit("attention", m.q, k, v, m.mask, m.bias, m.sinks, m.position, **m.root.attrs)
 
 
 def _number(m: Match) -> float:
@@ -309,27 +309,27 @@ def _moved(m: Match, b: Any, x: Value) -> Value:
 
 
 @rule(
-    lambda p, x, k, v, factor, divisor, mask, bias, sinks: p.attention(
-        _scaled(p, x, factor, divisor), k, v, p.maybe(mask), p.maybe(bias), p.maybe(sinks)
+    lambda p, x, k, v, factor, divisor, mask, bias, sinks, position: p.attention(
+        _scaled(p, x, factor, divisor), k, v, p.maybe(mask), p.maybe(bias), p.maybe(sinks), p.maybe(position)
     ),
     when=lambda m: None if m.x.type.dtype == m.root.output.type.dtype else "the scaling changes the dtype",
 )
 def scaled_query(b: Any, m: Match) -> Value:
     """a query scaled beforehand is part of attention's scale"""
     attrs = {**m.root.attrs, "scale": m.root.attrs["scale"] * _number(m)}
-    return b.emit("attention", _moved(m, b, m.x), m.k, m.v, m.mask, m.bias, m.sinks, **attrs)
+    return b.emit("attention", _moved(m, b, m.x), m.k, m.v, m.mask, m.bias, m.sinks, m.position, **attrs)
 
 
 @rule(
-    lambda p, q, x, v, factor, divisor, mask, bias, sinks: p.attention(
-        q, _scaled(p, x, factor, divisor), v, p.maybe(mask), p.maybe(bias), p.maybe(sinks)
+    lambda p, q, x, v, factor, divisor, mask, bias, sinks, position: p.attention(
+        q, _scaled(p, x, factor, divisor), v, p.maybe(mask), p.maybe(bias), p.maybe(sinks), p.maybe(position)
     ),
     when=lambda m: None if m.x.type.dtype == m.root.output.type.dtype else "the scaling changes the dtype",
 )
 def scaled_key(b: Any, m: Match) -> Value:
     """a key scaled beforehand is part of attention's scale"""
     attrs = {**m.root.attrs, "scale": m.root.attrs["scale"] * _number(m)}
-    return b.emit("attention", m.q, _moved(m, b, m.x), m.v, m.mask, m.bias, m.sinks, **attrs)
+    return b.emit("attention", m.q, _moved(m, b, m.x), m.v, m.mask, m.bias, m.sinks, m.position, **attrs)
 
 
 # The moves between what is drawn and the attention must be merged before the next rule can see through them.

@@ -1,0 +1,98 @@
+"""An entry of a session bound to buffers that it writes over, run step after step without copying them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...ir import dims
+from ...ir.diagnostics import RunError
+from ...ir.graph import Program, callee
+from ...ir.walk import steps
+from ..signature import Signature
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class OrtBound:
+    """One session and the arrays that its entry writes over.
+
+    rowwise: the inputs that hold a place of each row, where the session takes several tokens of several rows only while
+    all of those are 0; elsewhere the rows are run one by one.
+    """
+
+    def __init__(self, session: Any, signature: Signature, held: Arrays, rowwise: tuple[str, ...] = ()) -> None:
+        self._session, self._signature, self._rowwise = session, signature, rowwise
+        self._held = {name: held[name] for name in signature.aliases.values()}
+        self._sizes = signature.sizes_of(self._held)
+        self._given = [s for s in signature.inputs if s.name not in self._held]
+        self._made = [s for s in signature.outputs if s.name not in signature.aliases]
+        self._types = {s.name: s.type for s in (*self._given, *self._made)}
+        self._binding = session.io_binding()
+        for output, name in signature.aliases.items():
+            _bind(self._binding.bind_input, name, self._held[name])
+            _bind(self._binding.bind_output, output, self._held[name])
+        self._rows: list[OrtBound] = []
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """One step: the outputs that are no buffers. Raises: RunError."""
+        inputs = {s.name: inputs[s.name] for s in self._given}
+        if self._must_split(inputs):
+            return self._one_by_one(inputs)
+        sizes = self._signature.sizes_of(inputs, self._sizes)
+        kept = []  # the session is given bare addresses
+        for spec in self._given:
+            array = np.ascontiguousarray(inputs[spec.name])
+            kept.append(array)
+            _bind(self._binding.bind_input, spec.name, array)
+        made = {}
+        for spec in self._made:
+            type = self._types[spec.name]
+            made[spec.name] = np.empty([dims.evaluate(d, sizes) for d in type.shape], type.dtype.numpy)
+            _bind(self._binding.bind_output, spec.name, made[spec.name])
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise RunError(f"onnxruntime failed: {error}") from error
+        return made
+
+    def _must_split(self, inputs: Arrays) -> bool:
+        places = [inputs[name] for name in self._rowwise]
+        several = any(inputs[s.name].ndim > 1 and min(inputs[s.name].shape[:2]) > 1 for s in self._given)
+        return several and any(bool(p.any()) for p in places)
+
+    def _one_by_one(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        count = len(inputs[self._rowwise[0]])
+        if not self._rows:
+            self._rows = [
+                OrtBound(self._session, self._signature, {n: a[i : i + 1] for n, a in self._held.items()})
+                for i in range(count)
+            ]
+        rows = next(s for s in self._given if s.name == self._rowwise[0]).shape[0]
+        by_row = {s.name for s in self._given if s.shape and s.shape[0] == rows}
+        answers = [
+            bound.run({n: a[i : i + 1] if n in by_row else a for n, a in inputs.items()})
+            for i, bound in enumerate(self._rows)
+        ]
+        return {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
+
+
+def places(program: Program, entry: str) -> list[str]:
+    """The inputs that tell each row's place in its cache, for attention that takes rows together only at place 0."""
+    given = program.functions[entry].inputs
+    found: dict[str, None] = {}
+    for step in steps(program, entry):
+        if step.node.op.name != "cached_attention":
+            continue
+        value = step.node.inputs[5]
+        for call in step.calls:
+            inputs = program.functions[str(callee(call))].inputs
+            value = call.inputs[inputs.index(value)] if value in inputs else value
+        found.update((v.name, None) for v in given if v is value)
+    return list(found)
+
+
+def _bind(bind: Any, name: str, array: np.ndarray) -> None:
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

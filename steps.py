@@ -1,0 +1,118 @@
+"""One step of generation of a model on its way into the compiler, beside the whole model in `work`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .backends.cases import Case, Cases
+from .compiler.passes.memory import weights_bytes
+from .ir.diagnostics import CaptureError
+from .ir.dims import Range
+from .ir.graph import Program
+
+if TYPE_CHECKING:
+    from .compiler.hardware.machine import Machine
+    from .compiler.plan import Plan
+    from .work import Work
+
+STEP = "step"
+MOST_TOKENS = 512  # of a row in one run: longer texts are read in pieces
+MOST_CONTEXT = 1 << 20  # where nothing in the model limits it
+
+
+class Step:
+    """A decoder's step: captured, and able to answer as the original does.
+
+    rows: the batch sizes to allow. Raises: CaptureError where the model does not decode.
+    """
+
+    def __init__(self, source: Any, rows: Range) -> None:
+        from .models.errors import ModelError
+        from .models.stepping import step_source
+        from .work import captured
+
+        try:
+            self.source = step_source(source)
+        except ModelError as error:
+            raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
+        self.context: int | None = source.max_seq
+        room = Range(1, self.context or MOST_CONTEXT)
+        tokens = Range(1, min(self.context or MOST_TOKENS, MOST_TOKENS))
+        self.ranges = {"batch": rows, "tokens": tokens, "wanted": tokens, "capacity": room, "window_capacity": room}
+        self.program: Program = captured(self.source, self.ranges)
+
+    def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """What the original answers."""
+        from .work import answers_of
+
+        return answers_of(self.source, inputs)
+
+    @property
+    def exact(self) -> Any:
+        """The original in double precision."""
+        return self.source.exact
+
+    def cases(self) -> list[tuple[str, dict[str, np.ndarray]]]:
+        """Seeded inputs, whose caches hold what the model kept of drawn texts."""
+        from .models.step_cases import step_cases
+
+        rows = self.program.symbols["batch"]
+        room = (1, self.context or MOST_CONTEXT)
+        made = step_cases(self.source, (rows.low, rows.high or rows.low + 7), room)
+        return [(c.name, c.inputs) for c in made]
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What a bundle says of it: bytes that a row keeps of each token, the longest text, and the tokens that end one.
+
+        windows: what the layers with a sliding window keep, of at most so many tokens.
+        """
+        whole = sum(k.token_bytes for k in self.source.kept if not k.window)
+        windowed = sum(k.token_bytes for k in self.source.kept if k.window)
+        windows = [{"window": w, "bytes_per_token": windowed} for w in self.source.windows]
+        return {"bytes_per_token": whole, "windows": windows, "context": self.context, **_tokens(self.source.module)}
+
+
+def generation_info(work: Work, plan: Plan, machine: Machine) -> dict[str, Any]:
+    """What a bundle says of generation: `Step.info`, and the longest text of one row that fits beside the weights."""
+    if work.step is None:
+        return {}
+    info = work.step.info
+    free = machine.memory_bytes - weights_bytes(plan.program) - sum(
+        w["window"] * w["bytes_per_token"] for w in info["windows"]
+    )  # fmt: skip
+    fits = max(0, free // info["bytes_per_token"]) if info["bytes_per_token"] else None
+    longest = min((n for n in (fits, info["context"]) if n is not None), default=None)
+    return {"generation": {**info, "longest_context": longest}}
+
+
+def record_all(work: Work, stored: Sequence[Case] = ()) -> Cases:
+    """What the original answers to the cases of every entry; to those `stored` where there are any."""
+    from .profiler.parity import record
+
+    def asked(entry: str, own: Any) -> list[tuple[str, Mapping[str, np.ndarray]]]:
+        return [(c.name, c.inputs) for c in stored if c.entry == entry] or own.cases()
+
+    first = work.program.entries[0]
+    made = record(work.call, asked(first, work), work.program, work.origin, work.exact)
+    if work.step is None:
+        return made
+    steps = record(work.step.call, asked(STEP, work.step), work.program, work.origin, work.step.exact, STEP)
+    return Cases(made.origin, (*made.cases, *steps.cases))
+
+
+def _tokens(module: Any) -> dict[str, Any]:
+    """The ids that end a text, begin one, and pad one, as the model's own settings for generation have them."""
+    found: dict[str, Any] = {}
+    for key, name in (("eos", "eos_token_id"), ("bos", "bos_token_id"), ("pad", "pad_token_id")):
+        for holder in (getattr(module, "generation_config", None), module.config.get_text_config()):
+            value = getattr(holder, name, None)
+            if value is not None and key not in found:
+                found[key] = value
+    eos = found.get("eos")
+    listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return {"eos": [int(e) for e in listed], "bos": found.get("bos"), "pad": found.get("pad")}
