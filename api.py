@@ -75,9 +75,10 @@ def compile(
     fixed:     inputs that are settled now and are none of the bundle's: an array, a .npy file, or `1,2,3`.
     packed:    for rows that hold several texts end to end: `position_ids`, which start again at 0 where a text does,
                are an input in place of `attention_mask`.
-    phase:     `generate`: the whole model, and where it writes text also the step that `generate` runs, over one copy of
-               the weights. `prefill`: the whole model alone. `decode` compiles one step of a decoder: one token a row, whose other inputs are the keys and values of
-               `past` tokens before it (1..512, or what the model can take), and which gives them back with one more.
+    phase:     `generate`: the whole model, and where it writes text also the step that `generate` runs, over one copy
+               of the weights. `prefill`: the whole model alone. `decode` compiles one step of a decoder: one token a
+               row, whose other inputs are the keys and values of `past` tokens before it (1..512, or what the model
+               can take), and which gives them back with one more, concatenated.
     verified:  replay the recorded cases before the bundle takes its place; one that fails is not written.
     tuning:    the table that `tune` wrote, or `none`; by default this chip's, where there is one.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.

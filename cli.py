@@ -74,7 +74,7 @@ def compile(
     seq: Span = None,
     precision: PrecisionName = "fp32",
     packed: Packed = False,
-    phase: Phase = "prefill",
+    phase: Phase = "generate",
     past: PastSpan = None,
     fix: Fixed = None,
     explain: Annotated[bool, typer.Option(help="what each pass did, and declined to do")] = False,

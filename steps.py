@@ -67,7 +67,7 @@ class Step:
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """What a bundle says of it: bytes that a row keeps of each token, the longest text, and the tokens that end one.
+        """What a bundle says of it: bytes that a row keeps of each token, the longest text, the tokens that end one.
 
         windows: what the layers with a sliding window keep, of at most so many tokens.
         """

@@ -12,7 +12,7 @@ from ..ir.diagnostics import LoadError
 from ..ir.dtypes import DTYPES
 from .options import OPTIONS, TARGETS, typed
 from .registry import BACKENDS
-from .signature import COMPARE, TensorSpec
+from .signature import COMPARE, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from .manifest import EntryPoint, Manifest
@@ -45,20 +45,26 @@ def _entry(entry: EntryPoint) -> Iterator[str]:
         yield "it has no outputs"
     for names in ([s.name for s in signature.inputs], [s.name for s in signature.outputs]):
         yield from (f"{name!r} stands twice" for name, n in Counter(names).items() if n > 1)
-    given, made = ({s.name: s for s in side} for side in (signature.inputs, signature.outputs))
-    for output, name in signature.aliases.items():
-        if output not in made or name not in given or made[output].type != given[name].type:
-            yield f"output {output!r} cannot be the buffer of input {name!r}"
-    if len(set(signature.aliases.values())) < len(signature.aliases):
-        yield "two outputs are one buffer"
     known = set(entry.symbols)
     for spec in (*signature.inputs, *signature.outputs):
         yield from (f"{spec.name!r}: {text}" for text in _spec(spec, known))
+    yield from _aliases(signature)
     bound = _bound(entry)
     for spec in signature.inputs:
         unbound = {s for d in spec.type.shape for s in dims.symbols(d)} - bound
         if unbound:
             yield f"no input has {sorted(unbound)[0]!r} as one of its sizes"
+
+
+def _aliases(signature: Signature) -> Iterator[str]:
+    given, made = ({s.name: s for s in side} for side in (signature.inputs, signature.outputs))
+    for output, name in signature.aliases.items():
+        if output not in made or name not in given or made[output].shape != given[name].shape:
+            yield f"output {output!r} cannot be the buffer of input {name!r}"
+        elif made[output].dtype != given[name].dtype:
+            yield f"output {output!r} and the input {name!r} that it is differ in type"
+    if len(set(signature.aliases.values())) < len(signature.aliases):
+        yield "two outputs are one buffer"
 
 
 def _spec(spec: TensorSpec, known: set[str]) -> Iterator[str]:

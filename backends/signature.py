@@ -63,7 +63,10 @@ class Signature:
         return bind(self._graph, inputs, self.ranges)
 
     def sizes_of(self, arrays: Mapping[str, np.ndarray], known: Mapping[str, int] | None = None) -> dict[str, int]:
-        """The sizes that some of the inputs have, beside those `known` already. Raises: RunError on what does not fit."""
+        """The sizes that some of the inputs have, beside those `known` already.
+
+        Raises: RunError on what does not fit.
+        """
         sizes = dict(known or {})
         for value in self._graph.inputs:
             if value.name in arrays:

@@ -1,4 +1,4 @@
-"""transformers' caches: one that is written in place while a step is traced, and its own, filled as far as a text is."""
+"""transformers' caches: one that is written in place while a step is traced, and its own, filled with a text."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def written_cache(layers: Mapping[int, tuple[Any, Any, Any, bool]]) -> Any:
         def __init__(self, keys: Any, values: Any, position: Any, sliding: bool) -> None:
             super().__init__()
             self.keys, self.values, self.position, self.is_sliding = keys, values, position, sliding
+            self.room = keys.shape[2]
             self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
         def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -29,7 +30,7 @@ def written_cache(layers: Mapping[int, tuple[Any, Any, Any, bool]]) -> Any:
             return self.keys, self.values
 
         def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-            return self.keys.shape[2], 0
+            return self.room, 0
 
         def get_seq_length(self) -> Any:  # a token's position is given; who asks for a number has no use for this
             return self.position
@@ -44,16 +45,18 @@ def filled_cache(config: Any, held: Mapping[int, tuple[Any, Any]], past: int) ->
     A layer with a window takes the last of what is held; it drops nothing when it is updated.
     """
     from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
 
     cache = DynamicCache(config=config)
     for index, (keys, values) in held.items():
         while len(cache.layers) <= index:
-            cache.layers.append(type(cache.layers[0])() if cache.layers else cache.layer_class_to_replicate())
+            cache.layers.append(DynamicLayer())
         layer: Any = cache.layers[index]
         window = getattr(layer, "sliding_window", None)
         if window is not None:
             start = max(0, keys.shape[2] - (int(window) - 1))
-            keys, values, layer.cumulative_length, layer.record_past = keys[:, :, start:], values[:, :, start:], past, True
+            keys, values = keys[:, :, start:], values[:, :, start:]
+            layer.cumulative_length, layer.record_past = past, True
         layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
         layer.keys, layer.values = keys, values
     return cache

@@ -132,7 +132,8 @@ def samples(source: Source) -> dict[str, torch.Tensor]:
     A size of 1 or two equal sizes would be taken for a rule of the model.
     """
     if hasattr(source, "traced"):
-        return {name: to_torch(array).to("meta" if source.on_meta else "cpu") for name, array in source.traced().items()}
+        given: Mapping[str, np.ndarray] = source.traced()
+        return {name: to_torch(array).to("meta" if source.on_meta else "cpu") for name, array in given.items()}
     sizes = {name: 7 + 2 * i for i, name in enumerate(_lengths(source))}
     others = {name: np.ones((2, size), bool) for name, size in sizes.items()}
     drawn = make(source, 2, sizes.get("seq", 7), np.random.default_rng(0), others=others)

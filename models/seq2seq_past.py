@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .cases import make
-from .decoding import PAST, _name_of
+from .decoding import PAST, name_of
 from .errors import ModelError
 from .source import InputSpec, Source, describe
 
@@ -84,7 +84,7 @@ def _kept(source: Source) -> list[tuple[str, str, int, int]]:
         raise ModelError(f"{source.name} keeps more than keys and values between tokens", found=type(cache).__name__,
                          hint="leave out --with-past")  # fmt: skip
     return [
-        (f"{PAST}_{side}_{kind}_{i}", _name_of(t.dtype), int(t.shape[1]), int(t.shape[3]))
+        (f"{PAST}_{side}_{kind}_{i}", name_of(t.dtype), int(t.shape[1]), int(t.shape[3]))
         for i in range(len(layers[0]))
         for side, of in zip(_SIDES, layers, strict=True) for kind in _KINDS for t in [getattr(of[i], f"{kind}s")]
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Cases of a step: prompts, tokens one by one and pieces of text, rows of different lengths, caches more or less full."""
+"""Cases of a step: prompts, single tokens and pieces of text, rows of different lengths, caches more or less full."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A decoder as one step of generation: new tokens against caches that stay in place, one way for prompts and decoding.
 
-Each row's cache holds its tokens from place 0 on, without padding; a layer with a sliding window keeps the tokens of its
-window at the front of a cache of its own size.
+Each row's cache holds its tokens from place 0 on, without padding; a layer with a sliding window keeps the tokens of
+its window at the front of a cache of its own size.
 """
 
 from __future__ import annotations
@@ -66,8 +66,11 @@ class StepSource(Source):
         return self.inputs_for(_TRACED, np.array([4, 7]), np.random.default_rng(0))
 
     def inputs_for(self, sizes: Mapping[str, int], past: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Inputs of these sizes (batch, tokens, wanted, capacity, window_capacity): the caches hold what the model keeps
-        of drawn texts of `past` [batch] tokens, the new tokens are drawn, and the last `wanted` of them asked for."""
+        """Inputs of these sizes (batch, tokens, wanted, capacity, window_capacity).
+
+        The caches hold what the model keeps of drawn texts of `past` [batch] tokens; the new tokens are drawn, and the
+        last `wanted` of them asked for.
+        """
         ids = self.inputs[0]
         rows, tokens = sizes["batch"], sizes["tokens"]
         text = rng.integers(ids.low, ids.high, (rows, int(past.max()) + tokens), endpoint=True)
@@ -78,7 +81,9 @@ class StepSource(Source):
         }
         if self.windows:
             drawn["window_position"] = np.minimum(past, self.windows[0] - 1).astype(np.int64)
-        caches = {k.name: np.zeros((rows, k.heads, sizes[f"{k.prefix}capacity"], k.size), DTYPES[k.dtype]) for k in self.kept}
+        caches = {
+            k.name: np.zeros((rows, k.heads, sizes[f"{k.prefix}capacity"], k.size), DTYPES[k.dtype]) for k in self.kept
+        }
         for i, count in enumerate(past):
             if count and not self.on_meta:
                 self._fill(caches, i, text[i, :count])
@@ -130,9 +135,10 @@ def step_source(source: Source) -> StepSource:
 
 
 def _kept(source: Source) -> Iterator[Kept]:
-    config = source.module.config.get_text_config()
+    module: Any = source.module
+    config = module.config.get_text_config()
     types = getattr(config, "layer_types", None)
-    sliding = getattr(config, "sliding_window", None)
+    sliding: Any = getattr(config, "sliding_window", None)
     for index, layer in probed(source):
         looks_back = "Sliding" in type(layer).__name__ and isinstance(sliding, int)
         chunked = types is not None and types[index] == "chunked_attention"
@@ -163,7 +169,8 @@ def _stepping(module: Any, kept: tuple[Kept, ...]) -> Any:
 
         cache = DynamicCache()
         base.forward(self, input_ids=input_ids, past_key_values=cache, use_cache=True, return_dict=True,
-                     attention_mask=torch.ones_like(input_ids), **_places(base, torch.arange(input_ids.shape[1])[None]))  # fmt: skip
+                     attention_mask=torch.ones_like(input_ids),
+                     **_places(base, torch.arange(input_ids.shape[1])[None]))  # fmt: skip
         return {k.name: _of(cache, k) for k in kept}
 
     parameter = inspect.Parameter
@@ -201,8 +208,9 @@ def _in_place(self: Any, base: Any, kept: tuple[Kept, ...], inputs: Mapping[str,
     positions = position[:, None] + torch.arange(ids.shape[1])
     whole = next((k for k in kept if not k.window), kept[0])
     filled = torch.arange(inputs[whole.name].shape[2]) < (position + ids.shape[1])[:, None]
-    out = base.forward(self, input_ids=ids, attention_mask=filled.to(torch.int64), past_key_values=cache, use_cache=True,
-                       return_dict=True, **_places(base, positions), **_chosen(base, select))  # fmt: skip
+    out = base.forward(self, input_ids=ids, attention_mask=filled.to(torch.int64), past_key_values=cache,
+                       use_cache=True, return_dict=True, **_places(base, positions),
+                       **_chosen(base, select))  # fmt: skip
     return {"logits": _answer(base, out, select), **{f"{k.name}_out": _of(cache, k) for k in kept}}
 
 

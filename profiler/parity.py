@@ -135,7 +135,9 @@ def record(
     call: Call, inputs: Iterable[tuple[str, Mapping[str, np.ndarray]]], program: Program, origin: str,
     exact: Call | None = None, entry: str | None = None,
 ) -> Cases:  # fmt: skip
-    """Asks the original each case of an entry, the first by default. `call` runs it, `exact` runs it in f64; `origin` says who it is.
+    """Asks the original each case of an entry, the first by default.
+
+    `call` runs it, `exact` runs it in f64; `origin` says who it is.
 
     Positions that attend to nothing are left out (what the original computes there is arbitrary); of long outputs a
     seeded sample of rows is kept.

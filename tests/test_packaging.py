@@ -23,7 +23,8 @@ NOT_OURS = {"tests", "build", "dist", "demo", "docs"}
 AT_ROOT = {
     "__init__.py", "__main__.py", "accounts.py", "api.py", "cli.py", "cli_base.py", "cli_measuring.py",
     "cli_generating.py", "generating.py",
-    "cli_profiling.py", "contests.py", "measuring.py", "profiling.py", "work.py", "cli_tuning.py", "tuning.py",
+    "cli_profiling.py", "contests.py", "measuring.py", "profiling.py", "steps.py", "work.py", "cli_tuning.py",
+    "tuning.py",
     "cli_evaluating.py", "evaluating.py", "exporting.py",
 }  # fmt: skip
 # Import name -> distribution, where they differ.

@@ -1,4 +1,4 @@
-"""The memory of a batch's keys and values: reserved once to its full capacity, taken from the machine as it is filled."""
+"""The memory of a batch's keys and values: reserved once for its capacity, taken from the machine as it is filled."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ _PAGE = mmap.PAGESIZE
 def allocate(signature: Signature, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Zeros for every input that an entry writes over, at these sizes, in one reserved piece of memory.
 
-    A page of it takes room in the machine once something is written there, so what is not yet filled costs nothing. Huge
-    pages are declined: one of them would span the places of thousands of tokens.
+    A page of it takes room in the machine once something is written there, so what is not yet filled costs nothing.
+    Huge pages are declined: one of them would span the places of thousands of tokens.
+    Raises: RunError where the machine does not give so much.
     """
     specs = [s for s in signature.inputs if s.name in set(signature.aliases.values())]
     shapes = {s.name: tuple(dims.evaluate(d, sizes) for d in s.type.shape) for s in specs}
@@ -29,7 +30,8 @@ def allocate(signature: Signature, sizes: Mapping[str, int]) -> dict[str, np.nda
     try:
         held = mmap.mmap(-1, max(_PAGE, sum(room.values())), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError, ValueError) as error:
-        raise RunError(f"no memory for caches of {sum(room.values()):,} bytes", hint="take a smaller context") from error
+        size = f"{sum(room.values()):,}"
+        raise RunError(f"no memory for caches of {size} bytes", hint="take a smaller context") from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         held.madvise(mmap.MADV_NOHUGEPAGE)
     found, at = {}, 0

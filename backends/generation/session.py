@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...compiler.hardware.machine import available_memory_bytes
+from ...ir import dims
 from ...ir.diagnostics import RunError
+from ..signature import Signature
 from .caches import Prefix, allocate
 
 if TYPE_CHECKING:
@@ -140,21 +143,14 @@ class Session:
                 continue
             span = self._signature.ranges[name]
             if sizes[name] not in span:
-                raise RunError(f"the bundle takes {span} {wanted}, not {sizes[name]}",
-                               hint="compile it for more with --batch" if name == "batch" else "ask for fewer tokens")  # fmt: skip
-        from math import prod
-
-        from ...ir import dims
-
-        need = sum(
-            prod(dims.evaluate(d, sizes) for d in s.type.shape) * s.type.dtype.numpy.itemsize
-            for s in self._signature.inputs if s.name in set(self._signature.aliases.values())
-        )  # fmt: skip
+                hint = "compile it for more with --batch" if name == "batch" else "ask for fewer tokens"
+                raise RunError(f"the bundle takes {span} {wanted}, not {sizes[name]}", hint=hint)
+        need = _bytes(self._signature, sizes)
         free = available_memory_bytes()
         if need > free:
-            each = need / (self.rows * self.capacity)
-            raise RunError(f"caches for {self.rows} x {self.capacity} tokens take {need:,} bytes, and {free:,} are free",
-                           hint=f"at most {int(free / each / self.rows):,} tokens of context fit")  # fmt: skip
+            what = f"caches for {self.rows} x {self.capacity} tokens take {need:,} bytes"
+            raise RunError(f"{what}, and {free:,} are free",
+                           hint=f"at most {free * self.capacity // need:,} tokens of context fit")  # fmt: skip
 
     def _checked(self, tokens: Sequence[Tokens]) -> list[np.ndarray]:
         if len(tokens) != self.rows:
@@ -162,7 +158,8 @@ class Session:
         texts = [np.asarray(t, np.int64).reshape(-1) for t in tokens]
         for i, text in enumerate(texts):
             if self.lengths[i] + len(text) > self.capacity:
-                raise RunError(f"row {i} would have {self.lengths[i] + len(text)} tokens, and there is room for {self.capacity}")
+                raise RunError(f"row {i} would have {self.lengths[i] + len(text)} tokens",
+                               hint=f"there is room for {self.capacity}")  # fmt: skip
             if text.size and not 0 <= text.min() <= text.max() < self.vocab:
                 raise RunError(f"row {i} holds an id that is none of the model's {self.vocab}")
         return texts
@@ -180,7 +177,7 @@ class Session:
         for start in range(0, len(text), self._piece):
             yield text[start : start + self._piece]
 
-    def _together(self, texts: list[np.ndarray], busy: list[int], select: np.ndarray | None = None) -> np.ndarray:
+    def _together(self, texts: list[np.ndarray], busy: list[int], wanted: np.ndarray | None = None) -> np.ndarray:
         """One run of all rows, [rows, wanted, vocab]; a row that is shorter, or not busy, gets ids that it forgets."""
         width = max(map(len, texts))
         ids = np.zeros((self.rows, width), np.int64)
@@ -189,7 +186,7 @@ class Session:
             self._slide(i, width)
         at = np.minimum(self.lengths, self.capacity - width)  # a full row has an end that nothing follows
         windows = np.minimum(self._window_lengths, max(0, self._window_capacity - width))
-        found = self._run(self._all, ids, at, windows, np.zeros(1, np.int64) if select is None else select)
+        found = self._run(self._all, ids, at, windows, np.zeros(1, np.int64) if wanted is None else wanted)
         for i in busy:
             self._advance(i, len(texts[i]))
         return found
@@ -225,3 +222,10 @@ class Session:
             own = self._caches[name][row]
             own[:, :keep] = own[:, end - keep : end].copy()
         self._window_lengths[row] = keep
+
+
+def _bytes(signature: Signature, sizes: dict[str, int]) -> int:
+    """Of all caches at these sizes."""
+    held = set(signature.aliases.values())
+    shapes = ((s.type, [dims.evaluate(d, sizes) for d in s.type.shape]) for s in signature.inputs if s.name in held)
+    return sum(prod(shape) * type.dtype.numpy.itemsize for type, shape in shapes)

@@ -79,9 +79,10 @@ class OnnxRuntime:
                 write_map(out / map_file(file), variant.function, {n.name: n.keys for n in model.nodes})
                 guard = variant.guard
                 models[entry].append({"guard": [guard.symbol, guard.op, guard.value], "file": file})
-        rowwise = {entry: names for entry in models if (names := places(plan.program, entry))}
+        rowwise = {entry: places(plan.program, variants[0].function) for entry, variants in plan.entries.items()}
+        rows = {"rowwise": found} if (found := {entry: names for entry, names in rowwise.items() if names}) else {}
         run = {"run": dict(plan.decisions[RUN])} if RUN in plan.decisions else {}
-        return Built(out, weights, signatures(plan), {"models": models, "target": plan.target, **run, **({"rowwise": rowwise} if rowwise else {})})
+        return Built(out, weights, signatures(plan), {"models": models, "target": plan.target, **run, **rows})
 
     def open(self, built: Built, *, threads: int | None = None) -> Runner:
         return OrtRunner(built, threads)

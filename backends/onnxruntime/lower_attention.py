@@ -15,7 +15,6 @@ from .emit import Emit
 from .lower import SINCE, STANDARD, lowers
 from .lower_shape import one
 
-
 POSITION = 6  # among the inputs of attention
 
 
@@ -29,7 +28,10 @@ def _positions(to: Emit, length: Dim, offset: Dim, *shape: int) -> str:
 
 
 def _band(to: Emit, node: Node, causal: bool, window: int) -> str | None:
-    """Bool [s, t], or [b, 1, s, t] where rows have positions of their own: which keys causality and the window let each query see; None is all."""
+    """Which keys causality and the window let each query see; None is all.
+
+    Bool [s, t], or [b, 1, s, t] where rows have positions of their own.
+    """
     if not causal and not window:
         return None
     s, t, own = one(node).type.shape[1], one(node, 1).type.shape[1], _optional(node, POSITION)

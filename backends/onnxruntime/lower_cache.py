@@ -34,7 +34,8 @@ def _cached_attention(to: Emit, node: Node) -> Names:
     more = [None, None, None, added, sinks]
     y, keys, values = to.ms(
         "GroupQueryAttention", *flat, key_cache, value_cache, to.cast(last, i32), to.cast(total, i32), *more, outputs=3,
-        num_heads=h, kv_num_heads=g, scale=a["scale"], local_window_size=a["window"] or None, softcap=a["softcap"] or None,
+        num_heads=h, kv_num_heads=g, scale=a["scale"], local_window_size=a["window"] or None,
+        softcap=a["softcap"] or None,
     )  # fmt: skip
     return [to.reshape(y, (b, s, h * d), (b, s, h, d)), keys, values]
 

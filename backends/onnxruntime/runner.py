@@ -102,7 +102,8 @@ class OrtRunner:
                 return fed(opened, names, inputs)
             if id(opened) not in bound:
                 held = {name: np.array(inputs[name], order="C") for name in aliases.values()}
-                bound[id(opened)] = self._bound(lambda _: opened, entry, held, known_entry(entry, self.built.entries).bind(inputs))
+                sizes = known_entry(entry, self.built.entries).bind(inputs)
+                bound[id(opened)] = self._bound(lambda _: opened, entry, held, sizes)
             return bound[id(opened)].run(inputs)
 
         if target != "cpu":

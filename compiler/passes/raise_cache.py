@@ -50,13 +50,13 @@ def _raised(graph: Graph) -> tuple[Graph, list[Event]]:
 
 
 def _find(node: Node, made_by: dict[Value, Node], used: dict[Value, list[Node]]) -> _Found | None:
-    q, k, v, mask, bias, sinks, position = (*node.inputs, *(None,) * (7 - len(node.inputs)))
+    mask, position = (node.inputs[i] if i < len(node.inputs) else None for i in (3, 6))
     if position is None or mask is not None or not node.attrs["causal"]:
         return None
-    writes = [_write(x, made_by, used, node) for x in (k, v)]
-    if any(w is None or w.inputs[2] is not position for w in writes):
+    keys, values = (_write(x, made_by, used, node) for x in node.inputs[1:3])
+    if keys is None or values is None or keys.inputs[2] is not position or values.inputs[2] is not position:
         return None
-    return _Found(node, *writes)  # type: ignore[arg-type]
+    return _Found(node, keys, values)
 
 
 def _write(value: Value | None, made_by: dict[Value, Node], used: dict[Value, list[Node]], reader: Node) -> Node | None:

@@ -91,17 +91,20 @@ class cached_attention(Op):
       -> [b, s, h, e] and the two caches with k and v at position..position + s - 1.
     bias, sinks, scale, window, softcap: as of `attention`, of queries at `position` among the t places of the cache.
     The caches are overwritten in place and must not be read after.
-    Flops: of `attention` of s queries at the end of t keys: how much of the cache is filled is not known before it runs.
+    Flops: of `attention` of s queries at the end of t keys: how much of the cache is filled is not known before.
     """
 
     inputs = ("q", "k", "v", "key_cache", "value_cache", "position", "bias?", "sinks?")
     attrs = {"scale": float, "window": Attr(int, 0), "softcap": Attr(float, 0.0)}
-    axes = "b s! (g r) d!, b s! g d!, b s! g e, b g t! d!, b g t! e, b, *m, (g r) -> b s! (g r) e, b g t! d!, b g t! e"
+    axes = (
+        "b s! (g r) d!, b s! g d!, b s! g e, b g t! d!, b g t! e, b, *m, (g r) -> b s! (g r) e, b g t! d!, b g t! e"
+    )
     aliases = {1: 3, 2: 4}
     keeps_f32 = True
 
     def infer(self, q: TensorType, k: TensorType, v: TensorType, key_cache: TensorType, value_cache: TensorType,
-              position: TensorType, bias: Any = None, sinks: Any = None, **attrs: Any) -> tuple[TensorType, ...]:  # fmt: skip
+              position: TensorType, bias: Any = None, sinks: Any = None,
+              **attrs: Any) -> tuple[TensorType, ...]:  # fmt: skip
         write, moved = get("cache_write"), []
         for cache, new in ((key_cache, k), (value_cache, v)):
             if new.rank != 4:
@@ -109,7 +112,7 @@ class cached_attention(Op):
             b, s, g, d = new.shape
             write.infer(cache, new.with_shape(b, g, s, d), position, axis=2)
             moved.append(cache.with_shape(cache.shape[0], cache.shape[2], *cache.shape[1::2]))
-        y = get("attention").infer(q, *moved, None, bias, sinks, position, causal=True, **attrs)
+        y: Any = get("attention").infer(q, *moved, None, bias, sinks, position, causal=True, **attrs)
         return y, key_cache, value_cache
 
     def axes_for(self, *types: Any, **attrs: Any) -> str:
@@ -136,16 +139,18 @@ class cached_attention(Op):
 
     def reference(self, q: Any, k: Any, v: Any, key_cache: Any, value_cache: Any, position: Any, bias: Any = None,
                   sinks: Any = None, **attrs: Any) -> tuple[np.ndarray, ...]:  # fmt: skip
-        write, swap = get("cache_write").reference, (0, 2, 1, 3)
+        write: Any = get("cache_write").reference
+        swap = (0, 2, 1, 3)
         keys = write(key_cache, k.transpose(swap), position, axis=2)
         values = write(value_cache, v.transpose(swap), position, axis=2)
         seen = [x.transpose(swap) for x in (keys, values)]
-        y = get("attention").reference(q, *seen, None, bias, sinks, position, causal=True, **attrs)
+        y: Any = get("attention").reference(q, *seen, None, bias, sinks, position, causal=True, **attrs)
         return y, keys, values
 
     def decompose(self, b: Any, q: Any, k: Any, v: Any, key_cache: Any, value_cache: Any, position: Any,
                   bias: Any = None, sinks: Any = None, **attrs: Any) -> Any:  # fmt: skip
         """Two writes and attention over the whole caches."""
+
         def moved(x: Any) -> Any:
             return b.emit("transpose", x, perm=(0, 2, 1, 3))
 

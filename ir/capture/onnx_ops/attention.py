@@ -230,7 +230,7 @@ def _(to: Importer) -> Value:
     if mode == "circular":
         written = _written_around(to, moved[0], moved[1], first)
     elif moved[0] is cache and to.read_elsewhere(0):
-        written = get("cache_write").decompose(to, *moved, first)
+        written = get("cache_write").decompose(to, *moved, first, axis=1)
     else:
         written = to.emit("cache_write", *moved, first)
     return written if moved[0] is cache else to.emit("transpose", written, perm=back)

@@ -250,8 +250,10 @@ def attention_cases() -> list[Case]:
     key, value = "f32[b, s+t, 2, 4]", "f32[b, s+t, 2, 5]"
     wide = "f32[b, s, 6, 4]"
     cases += [Case("attention", (wide, key, value, mask, None, None, "i64[b]"), {"scale": 0.5, **attrs}, at)
-              for mask, attrs in ((None, {"causal": True}), (None, {"causal": True, "window": 2}), (None, {"window": 3}),
-                                  ("bool[b, s+t]", {"causal": True, "softcap": 2.0}))]  # fmt: skip
+              for mask, attrs in (
+                  (None, {"causal": True}), (None, {"causal": True, "window": 2}), (None, {"window": 3}),
+                  ("bool[b, s+t]", {"causal": True, "softcap": 2.0}),
+              )]  # fmt: skip
     return [*cases, Case("attention", (same, same, same), {"scale": 0.5, "causal": True}),
             Case("attention", (same, one, one), {"scale": 0.3})]  # fmt: skip
 
