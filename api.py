@@ -14,7 +14,7 @@ import numpy as np
 from .backends.bundle import Bundle, check_place, open_bundle, write_bundle
 from .backends.version import version
 from .compiler.plan import Plan
-from .compiler.task import Precision, Task
+from .compiler.task import Task
 from .evaluating import as_transformers, evaluate
 from .exporting import export_with_past
 from .generating import generate
@@ -34,6 +34,7 @@ from .profiler.report.write import write as write_reports
 from .profiling import predictions, profile
 from .steps import generation_info, record_all
 from .tuning import tune
+from .weight_formats import policy, weights_held
 from .work import PRECISIONS, Asked, Span, Work, after_passes, builder
 
 __all__ = [
@@ -55,6 +56,7 @@ def compile(
     batch: Span = None,
     seq: Span = None,
     precision: str = "fp32",
+    weights: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
     packed: bool = False,
@@ -72,6 +74,8 @@ def compile(
     output:    the bundle's folder, replaced as a whole if it exists; a temporary one when None.
     batch, seq: the sizes to allow, a Range or `1..8`; by default 1..8 and 1..512, at most what the model can take.
     precision: fp32, fp16 or bf16.
+    weights:   fp32, bf16, int8 or int4, whatever the precision of the computation; `stored` for the blocks in which the
+               model's file has them. The precision by default.
     fixed:     inputs that are settled now and are none of the bundle's: an array, a .npy file, or `1,2,3`.
     packed:    for rows that hold several texts end to end: `position_ids`, which start again at 0 where a text does,
                are an input in place of `attention_mask`.
@@ -90,6 +94,7 @@ def compile(
     from .profiler.parity import check
 
     machine, engine = builder(target, backend, precision)
+    asked = policy(precision, weights)
     if print_after and print_after not in pass_names():
         raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
     capabilities = engine.capabilities(machine)
@@ -100,8 +105,7 @@ def compile(
     dtype, key = PRECISIONS[precision], model_key(work.program)
     plan = compile_program(
         work.program,
-        Task(machine, capabilities, Precision(weights=dtype, compute=dtype), work.program.symbols,
-             tuning=chosen.table, model=key),
+        Task(machine, capabilities, asked, work.program.symbols, tuning=chosen.table, model=key),
         print_after=(print_after,) if print_after else (),
         on_pass=lambda name, i, n: progress("optimising", 0.4 + 0.15 * i / n),
     )
@@ -115,9 +119,10 @@ def compile(
             folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
             info={"precision": precision, "dtype": dtype, "memory": _memory(plan),
                   "notes": [*work.notes, *([chosen.note] if chosen.note else [])], "tuning": chosen.info,
-                  "model": key, "task": task, "fixed": work.settled, "packed": packed,
-                  "phase": work.phase, **generation_info(work, plan, machine)},
-            check=(lambda made: check(made, dtype)) if verified else None,
+                  "model": key, "task": task, "fixed": work.settled, "packed": packed, "phase": work.phase,
+                  "weights": weights_held(plan, work.program, precision, weights),
+                  **generation_info(work, plan, machine)},
+            check=(lambda made: check(made, made.manifest.judged)) if verified else None,
         )  # fmt: skip
     if finalize is not None:
         weakref.finalize(bundle, finalize)
@@ -195,7 +200,7 @@ def verify(
             "the stored answers came from Tundish itself and prove nothing",
             hint="compile from the original model, or give it with --against",
         )
-    report = parity.compare(lambda x, entry=None: opened.run(x, entry, threads=threads), cases, opened.manifest.dtype)
+    report = parity.compare(lambda x, entry=None: opened.run(x, entry, threads=threads), cases, opened.manifest.judged)
     if bisect and not report.passed:
         report.first_difference = first_difference(opened, cases, work.program if work is not None else None)
         report.notes.append(report.first_difference["text"])
@@ -308,6 +313,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "bundle": str(bundle.path),
         "bytes": sum(f.size for f in m.files.values()),
         "model": m.name, "target": m.target, "backend": m.backend, "precision": m.info.get("precision", ""),
+        "weights": m.info.get("weights", {}),
         "phase": m.info.get("phase", "prefill"),
         "sizes": {n: str(Range(*span)) for e in bundle.entries.values() for n, span in e.symbols.items()},
         "memory": m.info.get("memory", {}), "notes": m.info.get("notes", []),

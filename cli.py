@@ -36,6 +36,7 @@ from .cli_base import (
     Target,
     TaskName,
     Threads,
+    WeightsName,
     app,
     print_any,
     print_json,
@@ -73,6 +74,7 @@ def compile(
     batch: Span = None,
     seq: Span = None,
     precision: PrecisionName = "fp32",
+    weights: WeightsName = None,
     packed: Packed = False,
     phase: Phase = "generate",
     past: PastSpan = None,
@@ -89,8 +91,8 @@ def compile(
     with api.stages(as_json) as progress:
         bundle = api.compile(
             model, output, target=target, backend=backend, task=task, batch=batch, seq=seq, precision=precision,
-            packed=packed, phase=phase, past=past, fixed=_assignments(fix or [], "--fix"), print_after=print_after,
-            verified=verify, tuning=tuning, progress=progress,
+            weights=weights, packed=packed, phase=phase, past=past, fixed=_assignments(fix or [], "--fix"),
+            print_after=print_after, verified=verify, tuning=tuning, progress=progress,
         )  # fmt: skip
     passes = api.explain(bundle) if explain else None
     if as_json:
@@ -143,8 +145,8 @@ def verify(
 
 
 def _verified(row: dict[str, Any]) -> dict[str, Any]:
-    keys = ("name", "max_abs_error", "max_rel_error", "tolerance", "min_cosine", "worst_case")
-    return {k: row[k] for k in keys}
+    keys = ["name", "max_abs_error", "max_rel_error", "median_row_error", "tolerance", "min_cosine", "worst_case"]
+    return {k: row[k] for k in keys if row[k] is not None}
 
 
 @app.command()

@@ -54,6 +54,7 @@ PastSize = Annotated[int | None, typer.Option("--past", min=1, help="tokens befo
 Packed = Annotated[bool, typer.Option("--packed", help="rows hold several texts: position_ids instead of a mask")]
 Fixed = Annotated[list[str] | None, typer.Option("--fix", help="settle an ONNX input: NAME=1,2,3 or NAME=file.npy")]
 PrecisionName = Annotated[str, typer.Option(help="fp32, fp16 or bf16")]
+WeightsName = Annotated[str | None, typer.Option("--weights", help="fp32, bf16, int8, int4, or stored: as in the file")]
 Threads = Annotated[int | None, typer.Option(min=1, help="threads to compute with; all cores when not given")]
 BatchSize = Annotated[int, typer.Option(min=1, help="batch size")]
 SeqSize = Annotated[int | None, typer.Option(min=1, help="sequence length; 128, or what the model can take")]

@@ -18,6 +18,7 @@ from .signature import Signature, TensorSpec
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+ROUNDED = ("bf16", "int8", "int4", "stored")  # formats of weights that round more than fp32 computation does
 _LIMIT_BYTES = 64 << 20
 
 
@@ -69,6 +70,14 @@ class Manifest(msgspec.Struct, frozen=True):
         if "dtype" not in self.info:
             raise LoadError(f"{self.name} does not say in what type it computes", hint="compile it again")
         return str(self.info["dtype"])
+
+    @property
+    def judged(self) -> str:
+        """What its answers may be off by, as a key of the tolerances: the format of its weights, where that rounds
+        more than the type it computes in does. Raises: LoadError where the maker noted neither."""
+        held = self.info.get("weights")
+        known = held.get("format", "") if isinstance(held, dict) else ""
+        return known if known in ROUNDED else self.dtype
 
     def text(self) -> bytes:
         """As it stands in the file; the same manifest gives the same bytes."""

@@ -21,6 +21,15 @@ class Fusion:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """A form of quantised weight: bits of a number, numbers that share a scale, and the scheme of `dequantize`."""
+
+    bits: int
+    group: int
+    scheme: str
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """ops: lowered as they are. decomposed: lowered through the op's own `decompose`. declined: op -> reason.
 
@@ -33,6 +42,9 @@ class Capabilities:
       that must (`Op.keeps_f32`) get casts around them.
     kernels: op -> the names of the kernels that it has for it, the usual one first.
     runs:    what can be set when a bundle is opened.
+    blocks:  the forms of quantised weights that its kernels work on as they are, where that is asked for; None: all
+      that its ops take, and always.
+    x_bits:  the bits to which those kernels round what is multiplied, as `quantized_matmul` says.
     """
 
     backend: str
@@ -47,3 +59,5 @@ class Capabilities:
     wide_inside: frozenset[str] = frozenset()
     kernels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     runs: tuple[Choice, ...] = ()
+    blocks: frozenset[Blocks] | None = None
+    x_bits: int = 0

@@ -14,10 +14,11 @@ from .passes.clean import clean
 from .passes.fold import fold_layers
 from .passes.fuse_epilogues import fuse_epilogues
 from .passes.fuse_projections import fuse_projections
-from .passes.hoist import dequantize_weights, hoist
+from .passes.hoist import dequantize_rest, dequantize_weights, hoist
 from .passes.legalize import legalize
 from .passes.memory import check_fits, plan_memory, weights_bytes
 from .passes.precision import precision
+from .passes.quantize import quantize_weights
 from .passes.raise_activation import raise_activation
 from .passes.raise_attention import raise_attention
 from .passes.raise_cache import raise_cache
@@ -36,7 +37,9 @@ PASSES: tuple[Pass, ...] = (
     sink_masks,
     dequantize_weights,
     raise_linear,
+    quantize_weights,
     raise_quantized,
+    dequantize_rest,
     raise_norm,
     raise_rotary,
     raise_attention,

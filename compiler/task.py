@@ -13,7 +13,11 @@ from .tuning import Table
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The one precision policy: element types by role, by their short names."""
+    """The one precision policy: element types by role, by their short names.
+
+    blocks: how the matrices of linear layers are held: "" as `weights` says, "int8" or "int4" in groups of so many
+      bits, "stored" as the blocks in which the user's file has them.
+    """
 
     weights: str = "f32"
     compute: str = "f32"
@@ -21,6 +25,7 @@ class Precision:
     kv: str = "f32"
     gradients: str = "f32"
     optimizer: str = "f32"
+    blocks: str = ""
 
 
 @dataclass(frozen=True, slots=True)

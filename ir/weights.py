@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Union
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -54,12 +55,17 @@ class Recipe:
 Source = Union[Stored, Held, Read, Recipe]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Weight:
     """A typed tensor that does not depend on the user's input. Shapes hold ints only."""
 
     type: TensorType
     source: Source = field(default_factory=Held)
+
+
+# What is small, and dear to work out, beside a large weight: kept as long as the weight is.
+_KEPT = frozenset({"quantize_scale"})
+_kept: MutableMapping[Weight, np.ndarray] = WeakKeyDictionary()
 
 
 def materialize(weight: Weight, folder: Path | None = None) -> np.ndarray:
@@ -86,9 +92,14 @@ def materialize(weight: Weight, folder: Path | None = None) -> np.ndarray:
         return unpack(data, weight.type) if is_packed(weight.type) else data
     if isinstance(source, Read):
         return source.read()
+    if weight in _kept:
+        return _kept[weight]
     arrays = [materialize(w, folder) for w in source.inputs]
     result: Any = source.op.reference(*arrays, **source.attrs)  # of a reduction to a scalar: no array, but a number
-    return np.asarray(result, dtype=weight.type.dtype.numpy, order="C")
+    made = np.asarray(result, dtype=weight.type.dtype.numpy, order="C")
+    if source.op.name in _KEPT:
+        _kept[weight] = made
+    return made
 
 
 def in_file(type: TensorType) -> TensorType:

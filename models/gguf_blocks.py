@@ -21,7 +21,8 @@ DTYPES: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A type of block. A number is q · scale (symmetric) or q · scale + zero (offset), each rounded to f32 once.
+    """A type of block. A number is q · scale (symmetric), (q - 2^(bits-1)) · scale (centred) or q · scale + zero
+    (offset), each rounded to f32 once. Four and eight bits are held centred, as kernels for them take them.
 
     numbers, size_bytes: of a block. group: numbers that share a scale. dtype, bits: of q; scale_dtype: of the others.
     """
@@ -38,7 +39,9 @@ class Form:
 
     @property
     def scheme(self) -> str:
-        return "symmetric" if self.zero is None else "offset"
+        if self.zero is not None:
+            return "offset"
+        return "centred" if self.dtype in ("u4", "u8") else "symmetric"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +135,8 @@ def _planes(b: np.ndarray, at: int, run: int, count: int, bits: int) -> np.ndarr
     return ((runs >> shifts) & np.uint8((1 << bits) - 1)).reshape(len(b), -1)
 
 
-def _nibbles(at: int, less: int = 0) -> Unpack:
-    return lambda b: _planes(b, at, 16, 16, 4).view(np.int8) - np.int8(less)
+def _nibbles(at: int) -> Unpack:
+    return lambda b: _planes(b, at, 16, 16, 4)
 
 
 def _five(high_at: int, less: int = 0) -> Unpack:
@@ -200,11 +203,11 @@ def _q2_zero(b: np.ndarray) -> np.ndarray:
 
 
 FORMS: Mapping[str, Form] = {
-    "Q4_0": Form(32, 18, 32, "i4", 4, "f16", _nibbles(2, 8), _half(0)),
+    "Q4_0": Form(32, 18, 32, "u4", 4, "f16", _nibbles(2), _half(0)),
     "Q4_1": Form(32, 20, 32, "u4", 4, "f16", _nibbles(4), _half(0), _half(2)),
     "Q5_0": Form(32, 22, 32, "i8", 5, "f16", _five(2, 16), _half(0)),
     "Q5_1": Form(32, 24, 32, "u8", 5, "f16", _five(4), _half(0), _half(2)),
-    "Q8_0": Form(32, 34, 32, "i8", 8, "f16", lambda b: b[:, 2:].view(np.int8), _half(0)),
+    "Q8_0": Form(32, 34, 32, "u8", 8, "f16", lambda b: b[:, 2:] ^ np.uint8(0x80), _half(0)),
     "IQ4_NL": Form(32, 18, 32, "i8", 8, "f16", lambda b: _NONLINEAR[_planes(b, 2, 16, 16, 4)], _half(0)),
     "Q2_K": Form(256, 84, 16, "u4", 2, "f32", lambda b: _planes(b, 16, 32, 64, 2), _q2_scale, _q2_zero),
     "Q3_K": Form(256, 110, 16, "i4", 3, "f32", _q3, _q3_scale),

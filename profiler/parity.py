@@ -27,6 +27,10 @@ Call = Callable[..., Mapping[str, np.ndarray]]  # of the inputs, and of the entr
 # else there, and must not excuse a bundle that does.
 NOISE, MOST = 3.0, 100.0
 TOLERANCE = {"f64": 1e-9, "f32": 1e-5, "f16": 2e-2, "bf16": 6e-2}
+# Weights in few bits, and the eight bits to which their kernels round activations, move single answers far: a model may
+# hang on one large activation. So what is judged is the median over rows (of the last axis) of |difference| /
+# |original| in l2: models come to 0.08 in 8 bits and 0.25 in 4, and a kernel that is wrong to about 1.4.
+ROW_TOLERANCE = {"int8": 0.15, "stored": 0.15, "int4": 0.45}
 _FULL_BYTES = 4 << 20  # outputs up to here are stored whole; of larger ones a seeded sample of rows
 _SAMPLED_ROWS = 48
 
@@ -36,6 +40,7 @@ class OutputError:
     """How far one output is from the original, in the case that comes nearest to its tolerance (or passes it most).
 
     Errors are NaN where an output was not finite. `Report.by_case` has every case.
+    median_row_error: of weights in few bits what is judged, by ROW_TOLERANCE; None elsewhere.
     """
 
     name: str
@@ -45,6 +50,12 @@ class OutputError:
     min_cosine: float = 1.0
     passed: bool = True
     worst_case: str = ""
+    median_row_error: float | None = None
+
+    @property
+    def judged(self) -> float:
+        """The error that the tolerance is for."""
+        return self.max_abs_error if self.median_row_error is None else self.median_row_error
 
 
 @dataclass(slots=True)
@@ -194,7 +205,8 @@ def _case(name: str, entry: str, inputs: Arrays, outputs: Arrays, program: Progr
 
 
 def compare(run: Call, cases: Cases, dtype: str) -> Report:
-    """Replays the cases through `run` and holds each output against the tolerance of the compute type."""
+    """Replays the cases through `run` and holds each output against the tolerance of the compute type, or of the format
+    of the weights."""
     errors: dict[str, OutputError] = {}
     by_case: list[dict[str, Any]] = []
     for case in cases.cases:
@@ -205,7 +217,7 @@ def compare(run: Call, cases: Cases, dtype: str) -> Report:
                 raise RunError(f"the bundle gives no output {key!r}", found=", ".join(answers))
             name = key if first else _spoken(case, key)
             error = errors.setdefault(name, OutputError(name))
-            by_case.append(_measure(error, key, case, answers[key], expected, TOLERANCE[dtype]))
+            by_case.append(_measure(error, key, case, answers[key], expected, dtype))
     outputs = list(errors.values())
     return Report(
         all(e.passed for e in outputs), outputs, len(cases.cases), cases.origin, by_case, notes=_left_out(cases)
@@ -236,14 +248,14 @@ def check(bundle: Bundle, dtype: str) -> None:
     report = compare(bundle.run, cases, dtype) if cases.cases else None
     wrong = [o for o in report.outputs if not o.passed] if report is not None else []
     if wrong:
-        worst = ", ".join(f"{o.name} by {o.max_abs_error:.3g} where {o.tolerance:.3g} is allowed" for o in wrong)
+        worst = ", ".join(f"{o.name} by {o.judged:.3g} where {o.tolerance:.3g} is allowed" for o in wrong)
         raise CheckError(
             f"the bundle differs from {cases.origin} (case {wrong[0].worst_case})", found=worst,
             hint="nothing was written; compile without --verify and run `tundish verify --bisect` to find the node",
         )
 
 
-def _measure(error: OutputError, key: str, case: Case, answer: np.ndarray, expected: np.ndarray, share: float
+def _measure(error: OutputError, key: str, case: Case, answer: np.ndarray, expected: np.ndarray, dtype: str
 ) -> dict[str, Any]:  # fmt: skip
     """Adds one case to an output's error; the case's own row."""
     whole, lead = answer, answer.shape[:2]
@@ -259,17 +271,24 @@ def _measure(error: OutputError, key: str, case: Case, answer: np.ndarray, expec
     got, want = (_at_finite(a.astype(np.float64), expected) for a in (answer, expected))
     largest = float(np.abs(want).max(initial=0.0))
     difference = float(np.abs(got - want).max(initial=0.0)) if finite else float("nan")
-    least = share * max(1.0, largest)
-    tolerance = min(max(least, NOISE * case.noise.get(key, 0.0)), MOST * least)
-    if not difference <= tolerance:
+    if dtype in ROW_TOLERANCE:
+        off = median = _median_row_error(got, want) if finite else float("nan")
+        tolerance = ROW_TOLERANCE[dtype]
+    else:
+        least = TOLERANCE[dtype] * max(1.0, largest)
+        tolerance = min(max(least, NOISE * case.noise.get(key, 0.0)), MOST * least)
+        off, median = difference, None
+    if not off <= tolerance:
         error.passed = False
-    if not finite or difference / tolerance >= error.max_abs_error / (error.tolerance or 1.0):
+    if not finite or off / tolerance >= error.judged / (error.tolerance or 1.0):
         error.max_abs_error, error.tolerance, error.worst_case = difference, tolerance, case.name
+        error.median_row_error = median
     relative = difference / largest if largest else difference
     error.max_rel_error = float(np.maximum(error.max_rel_error, relative))  # unlike max(), it keeps a NaN
     error.min_cosine = min(error.min_cosine, _cosine(got, want))
     return {
         "case": case.name, "output": key, "max_abs_error": difference, "tolerance": tolerance,
+        "median_row_error": median,
         "noise": case.noise.get(key), "max_abs_error_at_tokens": _at_tokens(case, key, lead, got - want),
     }  # fmt: skip
 
@@ -297,6 +316,14 @@ def _at_tokens(case: Case, name: str, lead: tuple[int, ...], difference: np.ndar
         real = np.logical_and.reduce([m != 0 for m in masks]).reshape(-1)
         difference = difference[real[case.rows[name]]]
     return float(np.abs(difference).max(initial=0.0))
+
+
+def _median_row_error(got: np.ndarray, want: np.ndarray) -> float:
+    """The median over rows of the last axis of |got - want| / |want|; rows of zeros count by |got|."""
+    width = want.shape[-1] if want.ndim else 1
+    size = np.linalg.norm(want.reshape(-1, width), axis=1)
+    apart = np.linalg.norm((got - want).reshape(-1, width), axis=1)
+    return float(np.median(apart / np.where(size > 0, size, 1.0))) if size.size else 0.0
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -22,7 +22,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "compiler": frozenset({"ir"}),
     "backends": frozenset({"ir", "compiler"}),
     "profiler": frozenset({"ir", "compiler", "backends"}),
-    "api": frozenset({*FOLDERS, "evaluating", "exporting", "generating", "work", "measuring", "profiling", "tuning"}),
+    "api": frozenset({
+        *FOLDERS, "evaluating", "exporting", "generating", "work", "measuring", "profiling", "tuning", "weight_formats",
+    }),
+    "weight_formats": frozenset({*FOLDERS, "work"}),
     "exporting": frozenset({*FOLDERS, "work"}),
     "generating": frozenset(FOLDERS),
     "tuning": frozenset({*FOLDERS, "work"}),

@@ -16,6 +16,7 @@ from ..signature import signatures
 from .bound import places
 from .lower import DEFAULT_OPSET, STRUCTURE, declined, decomposed, kernels, table
 from .lower_fused import FUSED, RARE
+from .lower_quantized import BLOCKS, X_BITS
 from .nodes import map_file, write_map
 from .runner import OrtRunner
 from .sessions import PROVIDERS
@@ -53,6 +54,8 @@ class OnnxRuntime:
             targets=frozenset(PROVIDERS),
             fusions=frozenset() if self.portable else frozenset(Fusion(*key, key not in RARE) for key in FUSED),
             kernels={} if self.portable else kernels(),
+            blocks=frozenset() if self.portable else frozenset(BLOCKS),
+            x_bits=X_BITS,
             runs=runs(machine.cores) if machine.target == "cpu" else (),
         )
 
@@ -72,7 +75,7 @@ class OnnxRuntime:
             models[entry] = []
             for i, variant in enumerate(variants):
                 model = emit(plan.program, variant.function, kernels=plan.decisions.get(KERNELS))
-                spans = {key: (weights.name, *stored.span(key)) for key in model.weights}
+                spans = {key: (weights.name, *stored.span(key)) for key in model.weights.values()}
                 text = proto(model, external(model, spans, stored.__getitem__)).SerializeToString(deterministic=True)
                 file = f"{entry}.{i}.onnx" if i else f"{entry}.onnx"
                 (out / file).write_bytes(text)

@@ -12,6 +12,7 @@ from ...ir.diagnostics import Where
 from ...ir.dims import Dim, Ranges
 from ...ir.dtypes import DType, f32
 from ...ir.graph import Value
+from ...ir.tensor import TensorType
 from .sizes import Sizes
 
 MS = "com.microsoft"
@@ -56,6 +57,7 @@ class Emit:
         self.nodes: list[Made] = []
         self.initializers: dict[str, np.ndarray] = {}
         self.weights: dict[str, str] = {}  # weight name in the program's table -> name in the model
+        self.views: dict[str, tuple[str, TensorType]] = {}  # name in the model -> weight in the table, and as what
         self.where = Where("<model>")
         self.path = ""
         self.keys: tuple[str, ...] = ()  # the nodes of the plan that are being emitted
@@ -94,6 +96,21 @@ class Emit:
         if arg is None:
             return ""
         return arg if isinstance(arg, str) else self.names[arg]
+
+    def is_weight(self, value: Value | None) -> bool:
+        """Whether a value is a weight of the table, as it stands there."""
+        return value is not None and self.name(value) in self.weights.values()
+
+    def view(self, value: Value, dtype: DType, *shape: int) -> str:
+        """A weight's bytes as a tensor of another type, as many bytes long."""
+        name = self.name(value)
+        key = next(key for key, known in self.weights.items() if known == name)
+        type = TensorType(dtype, shape)
+        found = next((n for n, seen in self.views.items() if seen == (key, type)), None)
+        if found is None:
+            found = self.fresh(f"{name}.{dtype}")
+            self.views[found] = key, type
+        return found
 
     def fresh(self, hint: str) -> str:
         """A name that nothing in the model bears yet."""

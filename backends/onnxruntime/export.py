@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +12,7 @@ import numpy as np
 
 from ...compiler.plan import Plan
 from ...ir.diagnostics import BuildError
+from ...ir.packing import is_packed, pack
 from ...ir.weight_file import replacing, write_whole, writing
 from ...ir.weights import materialize
 from .lower import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
@@ -75,18 +76,23 @@ def _row(model: Model, portable: bool, files: list[Path]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _arrays(model: Model, plan: Plan) -> Iterator[tuple[str, np.ndarray]]:
-    """Each weight in turn, so that one is in memory at a time."""
-    for key in model.weights:
-        yield key, np.asarray(materialize(plan.program.weights[key]), order="C")
+def _arrays(model: Model, plan: Plan, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The bytes of each of these weights of the model in turn, so that one is in memory at a time."""
+    for name in names:
+        weight = plan.program.weights[model.weights[name]]
+        array = np.asarray(materialize(weight), order="C")
+        yield name, pack(array) if is_packed(weight.type) else array.reshape(-1).view(np.uint8)
 
 
 def _write_data(model: Model, plan: Plan, file: IO[bytes], name: str) -> Mapping[str, tuple[str, int, int]]:
     spans = {}
-    for key, array in _arrays(model, plan):
+    first: dict[str, str] = {}  # weight -> its name; of several the first, for it is written once
+    for own, key in model.weights.items():
+        first.setdefault(key, own)
+    for own, data in _arrays(model, plan, first.values()):
         file.write(b"\0" * (-file.tell() % _PAGE))
-        spans[key] = (name, file.tell(), array.nbytes)
-        file.write(array.reshape(-1).view(np.uint8).data)
+        spans[model.weights[own]] = (name, file.tell(), data.nbytes)
+        file.write(data.data)
     return spans
 
 
@@ -95,20 +101,20 @@ def _write_inline(model: Model, plan: Plan, file: IO[bytes]) -> None:
     whole = proto(model)
     graph = whole.graph.SerializeToString(deterministic=True)
     whole.ClearField("graph")
-    heads = {key: _head(model, key) for key in model.weights}
-    sizes = {key: int(str(t.bytes)) for key, t in model.types.items()}
+    heads = {name: _head(model, name) for name in model.weights}
+    sizes = {name: int(str(t.bytes)) for name, t in model.types.items()}
     length = len(graph) + sum(
-        len(_INITIALIZER) + len(varint(len(head) + sizes[key])) + len(head) + sizes[key]
-        for key, head in heads.items()
+        len(_INITIALIZER) + len(varint(len(head) + sizes[name])) + len(head) + sizes[name]
+        for name, head in heads.items()
     )
     file.write(whole.SerializeToString(deterministic=True) + _GRAPH + varint(length) + graph)
-    for key, array in _arrays(model, plan):
-        file.write(_INITIALIZER + varint(len(heads[key]) + sizes[key]) + heads[key])
-        file.write(array.reshape(-1).view(np.uint8).data)
+    for name, data in _arrays(model, plan, model.weights):
+        file.write(_INITIALIZER + varint(len(heads[name]) + sizes[name]) + heads[name])
+        file.write(data.data)
 
 
-def _head(model: Model, key: str) -> bytes:
+def _head(model: Model, name: str) -> bytes:
     """A TensorProto up to the bytes of its raw_data."""
-    header: onnx.TensorProto = tensor_header(model.weights[key], model.types[key])
+    header: onnx.TensorProto = tensor_header(name, model.types[name])
     text: bytes = header.SerializeToString(deterministic=True)
-    return text + _RAW_DATA + varint(int(str(model.types[key].bytes)))
+    return text + _RAW_DATA + varint(int(str(model.types[name].bytes)))

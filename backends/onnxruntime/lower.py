@@ -30,7 +30,9 @@ STRUCTURE = frozenset({"weight", "constant", "dim_value", "call", "fused"})  # e
 DECLINED = {
     name: "it moves data between devices; a plan for this backend runs on one"
     for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "receive", "broadcast")
-} | {"bitcast": "ONNX has it since opset 26, which ONNX Runtime does not run"}
+} | dict.fromkeys(("quantize", "quantize_scale"), "it is done to weights when a program is built, never in a run") | {
+    "bitcast": "ONNX has it since opset 26, which ONNX Runtime does not run"
+}
 
 
 def lowers(table: Table, *names: str) -> Callable[[Lowering], Lowering]:
@@ -68,6 +70,7 @@ def table(opset: int = DEFAULT_OPSET, portable: bool = False) -> Mapping[str, Lo
         lower_elementwise,
         lower_index,
         lower_norm,
+        lower_quantized,
         lower_reduce,
         lower_shape,
         other_kernels,

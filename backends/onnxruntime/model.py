@@ -28,7 +28,8 @@ PRODUCER = "tundish"
 class Model:
     """An emitted entry.
 
-    weights: name in the program's table -> name in the model, in order of use.
+    weights: name in the model -> name in the program's table, in order of use; a weight may have several.
+    types:   of those names in the model.
     opened:  input -> axis -> name of a size that the file leaves open, though here it is one number.
     """
 
@@ -58,9 +59,10 @@ def emit(
     made = Walk(program, to, table(opset, portable), kernels).graph(graph, [v.name for v in graph.inputs])
     nodes = _alive(_name_outputs(to, made, graph), graph.output_names)
     used = {name for node in nodes for name in node.inputs}
-    weights = {key: name for key, name in to.weights.items() if name in used}
+    seen = {name: (key, program.weights[key].type) for key, name in to.weights.items()} | to.views
+    weights = {name: key for name, (key, _) in seen.items() if name in used}
     initializers = {name: a for name, a in to.initializers.items() if name in used}
-    types = {key: program.weights[key].type for key in weights}
+    types = {name: seen[name][1] for name in weights}
     return Model(graph, function, opset, tuple(nodes), initializers, weights, types)
 
 
@@ -137,11 +139,11 @@ def external(
     import onnx
 
     tensors = []
-    for key, name in model.weights.items():
-        if 0 in model.types[key].shape or _may_be_read(model.types[key]):
+    for name, key in model.weights.items():
+        if 0 in model.types[name].shape or _may_be_read(model.types[name]):
             tensors.append(_inline(name, read(key)))
             continue
-        tensor = tensor_header(name, model.types[key])
+        tensor = tensor_header(name, model.types[name])
         tensor.data_location = onnx.TensorProto.EXTERNAL
         file, offset, length = spans[key]
         for k, v in (("location", file), ("offset", str(offset)), ("length", str(length))):

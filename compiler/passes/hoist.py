@@ -15,6 +15,7 @@ from ..task import Task
 from .clean import share
 from .recipes import SOURCES, Recipes, is_recipe
 from .registry import rewrite
+from .stored import stays
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,34 @@ Choice = Callable[[Node], bool]
 def hoist(program: Program, task: Task) -> Rewritten:
     """Callees first, so that an expression climbs from the innermost body to the entry, where it becomes a recipe."""
     weight_bits = DTYPES[task.precision.weights].bits
-    return _hoisted(program, "hoist", lambda n: is_recipe(n, weight_bits), _is_worth_it)
+    return hoisted(program, "hoist", lambda n: is_recipe(n, weight_bits), _is_worth_it)
 
 
 @rewrite("dequantize")
 def dequantize_weights(program: Program, task: Task) -> Rewritten:
-    """Weights that the program holds quantised are dequantised when it is built, where the backend has no way to
-    work on them as they are: from here on they are plain weights, which fold and fuse with what uses them."""
-    quantized = any(n.op.name == "dequantize" for g in program.functions.values() for n in g.nodes)
-    if not quantized or "dequantize" in task.capabilities.ops:
+    """Weights that the program holds quantised are dequantised when it is built, unless they stay so: then from here
+    on they are plain weights, which fold and fuse with what uses them."""
+    return _dequantized(program, "dequantize", lambda n: not stays(n, task))
+
+
+@rewrite("dequantize_rest")
+def dequantize_rest(program: Program, task: Task) -> Rewritten:
+    """The same for those that nothing works on as they are after all."""
+    if "dequantize" in task.capabilities.ops:
         return Rewritten(program)
-    return _hoisted(program, "dequantize", lambda n: n.op.name == "dequantize", lambda n: False)
+    return _dequantized(program, "dequantize_rest", lambda n: True)
 
 
-def _hoisted(program: Program, pass_name: str, may: Choice, worth: Choice) -> Rewritten:
+def _dequantized(program: Program, pass_name: str, leaves: Choice) -> Rewritten:
+    def may(node: Node) -> bool:
+        return node.op.name == "dequantize" and leaves(node)
+
+    if not any(may(n) for g in program.functions.values() for n in g.nodes):
+        return Rewritten(program)
+    return hoisted(program, pass_name, may, lambda n: False)
+
+
+def hoisted(program: Program, pass_name: str, may: Choice, worth: Choice) -> Rewritten:
     """Moves what `may` move and depends on weights alone, and out of layers what is `worth` computing once."""
     static = static_values(program)
     functions: dict[str, Graph] = {}

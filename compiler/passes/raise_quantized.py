@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from ...ir.dtypes import f32
 from ...ir.graph import Graph, Node, Program, Value, producers
+from ...ir.ops.quantize import middle
+from ...ir.ops.widen import as_type
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, rewrite_graphs
 from ..task import Task
 from .registry import rewrite
+from .stored import takes
 
 
 @rewrite("raise_quantized", optimizes=True)
 def raise_quantized(program: Program, task: Task) -> Rewritten:
-    """linear(x, dequantize(q)) -> quantized_matmul; gather(dequantize(q), rows) -> dequantize(gather(q, rows)).
+    """linear(x, dequantize(q)) -> quantized_matmul; gather(dequantize(q), rows) -> quantized_gather.
 
     By hand and not by rules: a tied embedding is dequantised once for both uses, and each of them is better off
     without that.
     """
     if "quantized_matmul" not in task.capabilities.ops:
         return Rewritten(program)
-    return rewrite_graphs(program, "raise_quantized", _raised)
+    return rewrite_graphs(program, "raise_quantized", lambda graph: _raised(graph, task))
 
 
-def _raised(graph: Graph) -> tuple[Graph, list[Event]]:
+def _raised(graph: Graph, task: Task) -> tuple[Graph, list[Event]]:
     made_by = producers(graph)
     events: list[Event] = []
     b = RuleBuilder(graph)
     for node in graph.nodes:
         raise_ = _RAISES.get(node.op.name)
-        new = raise_(b, node, made_by) if raise_ else None
+        new = raise_(b, node, made_by, task) if raise_ else None
         if new is None:
             b.copy(node)
             continue
@@ -37,38 +42,75 @@ def _raised(graph: Graph) -> tuple[Graph, list[Event]]:
     return (drop_dead(b.done()) if events else graph), events
 
 
-def _product(b: RuleBuilder, node: Node, made_by: dict[Value, Node]) -> Value | None:
-    """A linear whose weight [k, n] is dequantised along k, or is the transpose of one dequantised along its rows."""
-    weight = made_by.get(_present(node.inputs[1]))
-    turned = weight is not None and weight.op.name == "transpose" and weight.attrs["perm"] == (1, 0)
-    source = made_by.get(_present(weight.inputs[0])) if weight is not None and turned else weight
-    if source is None or source.op.name != "dequantize" or source.output.type.dtype != node.output.type.dtype:
+def dequantized(weight: Value | None, made_by: Mapping[Value, Node]) -> tuple[Node, bool] | None:
+    """The `dequantize` node that a linear's weight [k, n] comes from, along k; and whether its rows are k.
+
+    None where it comes from none, or along n.
+    """
+    maker = made_by.get(present(weight))
+    turned = maker is not None and maker.op.name == "transpose" and maker.attrs["perm"] == (1, 0)
+    source = made_by.get(present(maker.inputs[0])) if maker is not None and turned else maker
+    if source is None or source.op.name != "dequantize" or source.attrs["axis"] % 2 != (1 if turned else 0):
         return None
-    if source.attrs["axis"] % 2 != (1 if turned else 0):
-        return None
-    with b.at(node.where):
-        parts = [None if v is None else b.emit("transpose", v, perm=(1, 0)) if turned else v for v in source.inputs]
-        parts += [None] * (3 - len(parts))
-        attrs = {k: source.attrs[k] for k in ("bits", "group", "scheme")}
-        return b.emit("quantized_matmul", node.inputs[0], *parts, *node.inputs[2:], **attrs)
+    return source, not turned
 
 
-def _rows(b: RuleBuilder, node: Node, made_by: dict[Value, Node]) -> Value | None:
-    """A gather along an axis that the groups do not run along."""
-    source, rows = made_by.get(_present(node.inputs[0])), node.inputs[1]
-    if source is None or source.op.name != "dequantize" or rows is None:
+def _product(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], task: Task) -> Value | None:
+    """A linear whose weight is dequantised along k."""
+    found = dequantized(node.inputs[1], made_by)
+    if found is None or found[0].output.type.dtype != node.output.type.dtype:
         return None
-    rank = source.output.type.rank
-    along, at = source.attrs["axis"] % rank, node.attrs["axis"] % rank
-    if along == at:
+    source, by_k = found
+    scheme = _scheme(source, task)
+    if scheme is None:
         return None
     with b.at(node.where):
-        parts = [None if v is None else b.emit("gather", v, rows, axis=at) for v in source.inputs]
-        moved = along if along < at else along + rows.type.rank - 1
-        return b.emit("dequantize", *parts, **{**source.attrs, "axis": moved})
+        parts = [None if v is None else b.emit("transpose", v, perm=(1, 0)) if by_k else v for v in source.inputs]
+        q, scale, zero = (*parts, None)[:3]
+        x, bias = present(node.inputs[0]), (*node.inputs[2:], None)[0]
+        attrs = {"bits": source.attrs["bits"], "group": source.attrs["group"], "x_bits": task.capabilities.x_bits}
+        if scheme == source.attrs["scheme"]:
+            return b.emit("quantized_matmul", x, q, _plain(b, present(scale), task), zero, bias, scheme=scheme, **attrs)
+        scale, zero = (as_type(b, v, f32) for v in (scale, zero))
+        product = b.emit("quantized_matmul", x, q, scale, scheme=scheme, **attrs)
+        return b.emit("add", product, _offsets(b, x, scale, zero, bias, source))
 
 
-def _present(value: Value | None) -> Value:
+def _offsets(b: RuleBuilder, x: Value, scale: Value, zero: Value, bias: Value | None, source: Node) -> Value:
+    """What q · scale + zero is more than (q - middle) · scale, times x: each group of x has one number for all of it.
+
+    q · scale + zero = (q - middle) · scale + (middle · scale + zero), of which the last is the same in a group.
+    """
+    bits, group = source.attrs["bits"], source.attrs["group"]
+    rest = b.emit("add", b.emit("mul", scale, b.constant(middle(bits), f32)), zero)  # [n, k / group]
+    groups = b.emit("reshape", x, shape=(*x.type.shape[:-1], x.type.shape[-1] // group, group))
+    sums = b.emit("sum", groups, axes=(groups.type.rank - 1,), keepdims=False)
+    return b.emit("linear", sums, b.emit("transpose", as_type(b, rest, x.type.dtype), perm=(1, 0)), bias)
+
+
+def _plain(b: RuleBuilder, scale: Value, task: Task) -> Value:
+    """The scale in the type that chosen kernels want; a backend that takes all forms takes this one too."""
+    return scale if task.capabilities.blocks is None else as_type(b, scale, f32)
+
+
+def _rows(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], task: Task) -> Value | None:
+    """A gather of whole rows along which the groups run."""
+    source, rows = made_by.get(present(node.inputs[0])), node.inputs[1]
+    if source is None or source.op.name != "dequantize" or rows is None or source.output.type.rank != 2:
+        return None
+    if source.attrs["axis"] % 2 != 1 or node.attrs["axis"] % 2 != 0 or _scheme(source, task) != source.attrs["scheme"]:
+        return None
+    q, scale, *zero = source.inputs
+    attrs = {k: v for k, v in source.attrs.items() if k != "axis"}
+    with b.at(node.where):
+        return b.emit("quantized_gather", q, rows, _plain(b, present(scale), task), *zero, **attrs)
+
+
+def _scheme(source: Node, task: Task) -> str | None:
+    return takes(task, source.attrs["bits"], source.attrs["group"], source.attrs["scheme"])
+
+
+def present(value: Value | None) -> Value:
     assert value is not None
     return value
 

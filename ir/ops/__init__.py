@@ -13,6 +13,7 @@ from . import (
     moe,
     norm,
     quantize,
+    quantizing,
     reduce,
     shape,
     structure,
@@ -21,5 +22,5 @@ from . import (
 
 __all__ = [
     "attention", "bits", "cache", "collective", "contract", "conv", "elementwise", "index", "logic", "moe", "norm",
-    "quantize", "reduce", "shape", "structure", "trigonometry",
+    "quantize", "quantizing", "reduce", "shape", "structure", "trigonometry",
 ]  # fmt: skip

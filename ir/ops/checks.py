@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from .. import dims
 from ..diagnostics import GraphError
 from ..dims import Dim
@@ -52,6 +54,12 @@ def within(op: str, low: Dim, high: Dim, what: str) -> None:
     """Raises: GraphError where low <= high is known to be false for every size of the symbols."""
     if dims.at_most(low, high, {}) is False:
         raise GraphError(f"{op}: {what}: {low} is more than {high}")
+
+
+def check_indices(op: str, indices: np.ndarray, size: int) -> None:
+    """Raises: GraphError where an index is outside the axis."""
+    if indices.size and (indices.min() < 0 or indices.max() >= size):
+        raise GraphError(f"{op}: indices {indices.min()}..{indices.max()} are outside 0..{size - 1}")
 
 
 FLOATS, NUMBERS, INTEGERS, BOOL = ("float",), ("float", "int", "uint"), ("int", "uint"), ("bool",)

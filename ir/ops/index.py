@@ -11,7 +11,7 @@ from ..dims import Dim
 from ..dtypes import DType, i64
 from ..op import DIM, Attr, Op, op
 from ..tensor import TensorType, Work
-from .checks import INTEGERS, NUMBERS, normal_axis, of_kind, same_but, same_dtype, within
+from .checks import INTEGERS, NUMBERS, check_indices, normal_axis, of_kind, same_but, same_dtype, within
 from .letters import letters, spell
 
 
@@ -23,11 +23,6 @@ class Index(Op):
 
     def flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
         return 0
-
-
-def _check_range(op: str, indices: np.ndarray, size: int) -> None:
-    if indices.size and (indices.min() < 0 or indices.max() >= size):
-        raise GraphError(f"{op}: indices {indices.min()}..{indices.max()} are outside 0..{size - 1}")
 
 
 @op
@@ -55,7 +50,7 @@ class gather(Index):
         return Work(0, outs[0].bytes + types[1].bytes, outs[0].bytes)
 
     def reference(self, x: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
-        _check_range("gather", indices, x.shape[axis])
+        check_indices("gather", indices, x.shape[axis])
         return np.take(x, indices, axis)
 
 
@@ -84,7 +79,7 @@ class gather_elements(Index):
         return Work(0, outs[0].bytes + types[1].bytes, outs[0].bytes)
 
     def reference(self, x: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
-        _check_range("gather_elements", indices, x.shape[axis])
+        check_indices("gather_elements", indices, x.shape[axis])
         return np.take_along_axis(x, indices.astype(np.int64), axis)
 
 
@@ -130,7 +125,7 @@ class scatter_elements(Index):
         return indices.elements if reduction in ("add", "mul") else 0
 
     def reference(self, x: np.ndarray, indices: Any, updates: Any, *, axis: int, reduction: str) -> np.ndarray:
-        _check_range("scatter_elements", indices, x.shape[axis])
+        check_indices("scatter_elements", indices, x.shape[axis])
         where = list(np.indices(indices.shape, sparse=True))
         where[axis] = indices.astype(np.int64)
         combine = _COMBINE[reduction]

@@ -1,6 +1,6 @@
 """tests/golden/<pass>/<case>.txt: a program, `----`, and what the pass makes of it.
 
-Lines `# key: value` at the head set the task: fusions, joins, compute, weights, without (ops taken in parts).
+Lines `# key: value` at the head set the task: fusions, joins, compute, weights, blocks, without (ops taken in parts).
 `pytest --update-golden` rewrites what stands below the line.
 """
 
@@ -28,7 +28,9 @@ def read_task(head: dict[str, str]) -> Task:
     without = frozenset(head.get("without", "").split())
     chains = [c.strip() for c in head.get("fusions", "").split(",") if c.strip()]
     return task(
-        precision=Precision(weights=head.get("weights", "f32"), compute=head.get("compute", "f32")),
+        precision=Precision(
+            weights=head.get("weights", "f32"), compute=head.get("compute", "f32"), blocks=head.get("blocks", "")
+        ),
         fusions=fusions(*chains),
         joins=frozenset(head.get("joins", "").split()),
         ops=frozenset(OPS) - without,

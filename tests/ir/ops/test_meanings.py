@@ -68,7 +68,7 @@ WORK = [  # flops, read bytes, written bytes at AT
     (case("dequantize", "i8[8, n]", "f32[2, n]", bits=4, group=4), (32, 16 + 32, 128)),
     (case("dequantize", "u4[8, n]", "f32[2, n]", "u4[2, n]", bits=4, group=4, scheme="asymmetric"),
      (64, 16 + 32 + 4, 128)),
-    (case("quantized_matmul", "f32[b, 8]", "i8[8, n]", "f32[1, n]", None, "f32[n]", bits=8),
+    (case("quantized_matmul", "f32[b, 8]", "i8[n, 8]", "f32[n, 1]", None, "f32[n]", bits=8),
      (2 * 2 * 8 * 4 + 8 + 32, 64 + 32 + 16 + 16, 32)),
     (case("all_reduce", "f32[8]", axis="x", size=4), (6, 32, 32)),
     (case("reduce_scatter", "f32[8]", axis="x", size=4, dim=0), (6, 32, 8)),
@@ -160,8 +160,27 @@ def test_dequantize_by_hand():
     found = OPS["dequantize"].reference(q, scale, zero / np.float16(4), **{**attrs, "scheme": "offset"})
     assert found.tolist() == [[0.75, -2], [1.75, 4], [-10, 60.5]]
     x = np.array([[1.0, 2.0, 3.0]], np.float32)
-    product = OPS["quantized_matmul"].reference(x, q, scale, None, None, bits=4, group=2, scheme="symmetric")
+    attrs = {"bits": 4, "group": 2, "scheme": "symmetric", "x_bits": 0}
+    product = OPS["quantized_matmul"].reference(x, q.T, scale.T, None, None, **attrs)
     assert product.tolist() == [[0.5 + 3 - 30, -2 + 8 + 180]]
+    centred = (q.T + 8).astype(np.uint8)
+    product = OPS["quantized_matmul"].reference(x, centred, scale.T, None, None, **{**attrs, "scheme": "centred"})
+    assert product.tolist() == [[0.5 + 3 - 30, -2 + 8 + 180]]
+    attrs = {"bits": 4, "group": 2, "scheme": "centred", "dtype": f32}
+    rows = OPS["quantized_gather"].reference(centred, np.array([[1, 0]]), scale.T, None, **attrs)
+    assert rows.tolist() == [[[-2, 4, 60], [0.5, 1.5, -10]]]
+
+
+def test_x_is_rounded_in_groups():
+    """Each group to whole multiples of its largest size / 127."""
+    x = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    one = np.eye(8, dtype=np.float32)
+    q, scale = (one * 1 + 8).astype(np.uint8), np.ones((8, 2), np.float32)
+    attrs = {"bits": 4, "group": 4, "scheme": "centred", "x_bits": 8}
+    found = OPS["quantized_matmul"].reference(x, q, scale, None, None, **attrs)
+    units = np.repeat(np.abs(x.reshape(3, 2, 4)).max(-1), 4, -1) / 127
+    np.testing.assert_allclose(found / units, np.rint(x / units), atol=1e-4)
+    assert np.abs(found - x).max() <= units.max() / 2 * (1 + 1e-6)
 
 
 def _expert(x: np.ndarray, gate_up: np.ndarray, down: np.ndarray, act: str) -> np.ndarray:
@@ -284,7 +303,7 @@ ERRORS = [
     (case("dequantize", "i8[8, 4]", "f32[3, 4]", bits=4, group=4), "dequantize: scale is ['2', '4'] for groups of 4"),
     (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=9), "dequantize: bits are 1..8 of i8"),
     (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=4, scheme="nf4"),
-     "dequantize: scheme is one of symmetric, asymmetric, offset"),
+     "dequantize: scheme is one of symmetric, centred, asymmetric, offset"),
     (case("dequantize", "i8[8, 4]", "f32[1, 4]", bits=4, scheme="asymmetric"), "dequantize: a zero point belongs to"),
     (case("dequantize", "i8[8, 4]", "f32[1, 4]", "i8[1, 4]", bits=4, scheme="offset"),
      "dequantize: zero is one of float, got i8"),

@@ -1,0 +1,141 @@
+"""`--weights`: what each format leaves of the bytes and of the answers, what keeps its type, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf_kit import inputs as gguf_inputs
+from gguf_kit import llama
+
+import tundish
+from tundish.backends.bundle_write import PLAN
+from tundish.backends.manifest import MANIFEST, file_sha256
+from tundish.backends.plan_text import read_program
+from tundish.ir.diagnostics import CompileError
+from tundish.ir.evaluate import Evaluator
+from tundish.weight_formats import policy
+from tundish.work import Asked, Work
+
+SIZES = {"batch": "1..2", "seq": "1..32"}
+
+
+def products(bundle: Path) -> list[str]:
+    """The kernels of a bundle's first entry, by their names."""
+    import onnx
+
+    file = next((bundle / "onnxruntime").glob("*.onnx"))
+    return [n.op_type for n in onnx.load(file, load_external_data=False).graph.node]
+
+
+def held(bundle: tundish.Bundle) -> dict[str, object]:
+    return dict(bundle.manifest.info["weights"])
+
+
+@pytest.mark.parametrize("model", ["gpt2-tiny", "llama-tiny", "bert-tiny"])
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_every_linear_runs_on_its_few_bits(model: str, weights: str, tmp_path: Path) -> None:
+    """A head tied to the embedding has one copy, and the embedding's rows come from it."""
+    bundle = tundish.compile(model, tmp_path / "b", weights=weights, **SIZES)
+    report = tundish.verify(bundle)
+    assert report.passed and all(o.median_row_error is not None for o in report.outputs)
+    kinds = products(bundle.path)
+    assert kinds.count("MatMulNBits") >= 13 and "MatMul" not in kinds
+    assert kinds.count("GatherBlockQuantized") == (model == "gpt2-tiny")
+    bits = 8 if weights == "int8" else 4
+    assert held(bundle)["format"] == weights
+    file = bundle.path / "weights.safetensors"
+    assert 0 <= file.stat().st_size - int(str(held(bundle)["bytes"])) < 1 << 16  # the header
+    if model == "gpt2-tiny":  # positions and norms aside, all is in few bits and a scale for 32
+        assert bits < float(str(held(bundle)["bits_per_weight"])) < bits + 3
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_answers_are_those_of_the_quantised_program(weights: str, tmp_path: Path) -> None:
+    """The kernels mean what the program says, the rounding of activations included; that of a tie may go either way,
+    and moves what comes after it, so most rows are held to rounding and none to nothing."""
+    bundle = tundish.compile("gpt2-tiny", tmp_path / "b", weights=weights, **SIZES)
+    program = read_program(bundle.path / PLAN)
+    given = {"input_ids": np.arange(1, 15).reshape(2, 7), "attention_mask": np.ones((2, 7), np.int64)}
+    got, want = bundle.run(given)["logits"], Evaluator(program, folder=bundle.path).run(given)["logits"]
+    apart = np.linalg.norm(got - want, axis=-1) / np.linalg.norm(want, axis=-1)
+    assert np.median(apart) < 1e-5 and apart.max() < 0.05
+
+
+def test_compiling_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    hashes = []
+    for name in ("a", "b"):
+        bundle = tundish.compile("llama-tiny", tmp_path / name, weights="int4", **SIZES)
+        hashes.append(file_sha256(bundle.path / MANIFEST))
+    assert hashes[0] == hashes[1]
+
+
+def test_routers_and_experts_keep_their_numbers(tmp_path: Path) -> None:
+    bundle = tundish.compile("mixtral-tiny", tmp_path / "b", weights="int4", **SIZES)
+    said = json.loads((bundle.path / "notes.json").read_text())
+    declined = [row["what"] for row in said if row["pass"] == "quantize" and "declined" in row["what"]]
+    assert any("it chooses experts" in text for text in declined)
+    assert tundish.verify(bundle).passed
+
+
+def test_bf16_weights_are_halved_on_disk(tmp_path: Path) -> None:
+    wide = tundish.compile("minilm-random", tmp_path / "a", **SIZES)
+    half = tundish.compile("minilm-random", tmp_path / "b", weights="bf16", **SIZES)
+    assert 0.5 <= int(str(held(half)["bytes"])) / int(str(held(wide)["bytes"])) < 0.55
+    assert tundish.verify(half).passed
+
+
+# -- blocks that lie in the file -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+def test_stored_blocks_enter_as_they_are(kind: str, tmp_path: Path) -> None:
+    """Only activations are rounded: the answers are near those of the dequantised file."""
+    path = llama(tmp_path / "m.gguf", kind, table="Q8_0")
+    bundle = tundish.compile(str(path), tmp_path / "b", weights="stored", batch="1..4", seq="1..16")
+    kinds = products(bundle.path)
+    assert kinds.count("MatMulNBits") == 15 and kinds.count("GatherBlockQuantized") == 1
+    assert kinds.count("MatMul") == (14 if kind == "Q4_1" else 0)  # the sums of groups times their offsets
+    given = gguf_inputs()
+    plain = tundish.compile(str(path), tmp_path / "p", batch="1..4", seq="1..16").run(given)["logits"]
+    got = bundle.run(given)["logits"]
+    assert np.linalg.norm(got - plain) < 0.03 * np.linalg.norm(plain)
+    assert tundish.verify(bundle).passed
+
+
+def test_blocks_of_as_many_bits_stay_and_others_are_made_anew(tmp_path: Path) -> None:
+    path = llama(tmp_path / "m.gguf", "Q4_0", table="Q8_0")
+    work = Work(str(path), Asked(), lambda *said: None)
+    before = sorted(n for n, w in work.program.weights.items() if w.type.dtype.name == "u4")
+    bundle = tundish.compile(str(path), tmp_path / "b", weights="int4", batch="1..4", seq="1..16")
+    weights = read_program(bundle.path / PLAN).weights
+    assert len(before) == 14 and set(before) <= set(weights)  # under their own names: nothing was done to them
+    assert any(n.endswith("embed_tokens.weight.dequantize.quantize") for n in weights)
+
+
+# -- refusals --------------------------------------------------------------------------------------------
+
+
+def test_unknown_formats_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="there is no weight format 'int3'"):
+        policy("fp32", "int3")
+    with pytest.raises(CompileError, match="there is no weight format"):
+        tundish.compile("llama-tiny", tmp_path / "b", weights="q4")
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_a_backend_cannot_do_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="onnxruntime computes with int8 weights in fp32 only"):
+        tundish.compile("llama-tiny", tmp_path / "b", weights="int8", precision="bf16", **SIZES)
+    with pytest.raises(CompileError, match="no weights in blocks"):
+        tundish.compile("llama-tiny", tmp_path / "b", weights="stored", **SIZES)
+
+
+def test_policy_says_the_types_by_role() -> None:
+    assert (policy("fp32", "bf16").weights, policy("fp32", "bf16").compute) == ("bf16", "f32")
+    assert (policy("bf16", None).weights, policy("bf16", "fp32").weights) == ("bf16", "f32")
+    assert (policy("fp32", "int4").blocks, policy("fp32", None).blocks) == ("int4", "")
+
+
