@@ -44,6 +44,7 @@ __all__ = [
     "show_profile", "stages", "summary", "table", "targets", "tune", "verify", "version", "write_reports",
 ]  # fmt: skip
 NOTES = "notes.json"
+CACHES = ("bytes_per_token", "windows", "longest_context")  # what a user is told of a bundle that generates
 
 
 def compile(
@@ -121,7 +122,7 @@ def compile(
                   "notes": [*work.notes, *([chosen.note] if chosen.note else [])], "tuning": chosen.info,
                   "model": key, "task": task, "fixed": work.settled, "packed": packed, "phase": work.phase,
                   "weights": weights_held(plan, work.program, precision, weights),
-                  **generation_info(work, plan, machine)},
+                  **generation_info(work, plan)},
             check=(lambda made: check(made, made.manifest.judged)) if verified else None,
         )  # fmt: skip
     if finalize is not None:
@@ -315,7 +316,9 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "model": m.name, "target": m.target, "backend": m.backend, "precision": m.info.get("precision", ""),
         "weights": m.info.get("weights", {}),
         "phase": m.info.get("phase", "prefill"),
-        "sizes": {n: str(Range(*span)) for e in bundle.entries.values() for n, span in e.symbols.items()},
+        "entries": list(bundle.entries),
+        "sizes": {n: str(Range(*span)) for n, span in next(iter(bundle.entries.values())).symbols.items()},
+        "generation": {k: v for k, v in m.info.get("generation", {}).items() if k in CACHES and v},
         "memory": m.info.get("memory", {}), "notes": m.info.get("notes", []),
         "tuning": m.info.get("tuning") or "defaults",
     }  # fmt: skip

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backends.cases import Case, Cases
-from .compiler.passes.memory import weights_bytes
 from .ir.diagnostics import CaptureError
 from .ir.dims import Range
 from .ir.graph import Program
 
 if TYPE_CHECKING:
-    from .compiler.hardware.machine import Machine
     from .compiler.plan import Plan
     from .work import Work
 
@@ -77,17 +75,13 @@ class Step:
         return {"bytes_per_token": whole, "windows": windows, "context": self.context, **_tokens(self.source.module)}
 
 
-def generation_info(work: Work, plan: Plan, machine: Machine) -> dict[str, Any]:
+def generation_info(work: Work, plan: Plan) -> dict[str, Any]:
     """What a bundle says of generation: `Step.info`, and the longest text of one row that fits beside the weights."""
     if work.step is None:
         return {}
-    info = work.step.info
-    free = machine.memory_bytes - weights_bytes(plan.program) - sum(
-        w["window"] * w["bytes_per_token"] for w in info["windows"]
-    )  # fmt: skip
-    fits = max(0, free // info["bytes_per_token"]) if info["bytes_per_token"] else None
-    longest = min((n for n in (fits, info["context"]) if n is not None), default=None)
-    return {"generation": {**info, "longest_context": longest}}
+    room = plan.decisions["memory"]["caches"][STEP]
+    longest = work.step.context if room.longest is None else room.longest
+    return {"generation": {**work.step.info, "longest_context": longest}}
 
 
 def record_all(work: Work, stored: Sequence[Case] = ()) -> Cases:

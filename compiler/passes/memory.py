@@ -14,6 +14,7 @@ from ...ir.graph import Node, Program, Value
 from ...ir.walk import key_of
 from ..plan import Note, Plan
 from ..task import Task
+from .cache_room import cache_room
 from .registry import decision
 
 ALIGN = 64  # bytes: a cache line, and what vector loads want
@@ -50,14 +51,15 @@ class Arena:
 def plan_memory(plan: Plan, task: Task) -> Plan:
     """Offsets at the largest sizes in range. Raises: CompileError with the figure when it does not fit the machine.
 
-    plan.decisions["memory"]: sizes (of the symbols), weights_bytes, inputs_bytes, arena_bytes, peak_bytes (their sum)
-    and arenas by entry. An entry that writes into caches is left out where there are others: how large those are is
-    decided when they are made.
+    plan.decisions["memory"]: sizes (of the symbols), weights_bytes, inputs_bytes, arena_bytes, peak_bytes (their sum),
+    arenas by entry, and caches (`CacheRoom`) by entry. An entry that writes into caches is left out of the sum where
+    there are others: how large those are is decided when they are made.
     """
     sizes = largest(plan.program, task.ranges)
     entries = [name for name in plan.program.entries if not overwritten(plan.program, name)] or plan.program.entries
     arenas = {name: arena(plan.program, name, sizes) for name in entries}
     weights = weights_bytes(plan.program)
+    free = task.machine.memory_bytes - weights
     inputs = max(_inputs_bytes(plan.program, name, sizes) for name in arenas)
     biggest = max(a.bytes for a in arenas.values())
     peak = weights + inputs + biggest
@@ -65,11 +67,16 @@ def plan_memory(plan: Plan, task: Task) -> Plan:
         "sizes": sizes, "weights_bytes": weights, "inputs_bytes": inputs, "arena_bytes": biggest, "peak_bytes": peak,
         "arenas": arenas,
     }  # fmt: skip
-    at = ", ".join(f"{k} {v}" for k, v in sizes.items()) or "fixed sizes"
+    rooms = {name: cache_room(plan.program, name, free) for name in plan.program.entries}
+    found["caches"] = {name: room for name, room in rooms.items() if room is not None}
+    graphs = [plan.program.functions[name] for name in entries]
+    used = {s for graph in graphs for v in graph.inputs for d in v.type.shape for s in dims.symbols(d)}
+    at = ", ".join(f"{k} {v}" for k, v in sizes.items() if k in used) or "fixed sizes"
     if not assumed(plan.program, task.ranges):
         check_fits(peak, task, f"a run at {at} takes")
     parts = f"{_spoken(weights)} weights, {_spoken(inputs)} inputs, {_spoken(biggest)} arena"
     notes = [Note("memory", f"{_spoken(peak)} at {at}: {parts}")]
+    notes += [Note("memory", f"caches of {name!r}: {room}") for name, room in found["caches"].items()]
     for name in assumed(plan.program, task.ranges):
         notes.append(Note("memory", f"the range of {name} has no end: {sizes[name]} is assumed"))
     return plan.decide("memory", found, *notes)

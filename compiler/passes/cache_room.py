@@ -1,0 +1,50 @@
+"""What caches that stay in place take of memory: bytes for each place of a row, and how many places fit a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir import dims
+from ...ir.aliases import overwritten
+from ...ir.dims import Expr
+from ...ir.graph import Program
+from ...ir.tensor import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRoom:
+    """The caches of one row of one entry.
+
+    place_bytes: by the size that says how long a cache is, what all caches of that length take for each place.
+    longest:     the most places of `capacity` that fit beside the weights; None where no cache has that length.
+    """
+
+    place_bytes: dict[str, int]
+    longest: int | None
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{size:,} bytes for each of {name}" for name, size in self.place_bytes.items())
+        return each if self.longest is None else f"{each}; {self.longest:,} places of a row fit"
+
+
+def cache_room(program: Program, entry: str, free_bytes: int) -> CacheRoom | None:
+    """None where the entry writes into no cache. free_bytes: of memory, the weights taken off."""
+    graph, held = program.functions[entry], set(overwritten(program, entry).values())
+    each: dict[str, int] = {}
+    for value in graph.inputs:
+        if value.name in held:
+            name, size = _place_bytes(value.type)
+            each[name] = each.get(name, 0) + size
+    if not each:
+        return None
+    most = free_bytes // each["capacity"] if "capacity" in each else None
+    high = program.symbols["capacity"].high if "capacity" in program.symbols else None
+    longest = most if most is None or high is None else min(most, high)
+    return CacheRoom(each, None if longest is None else max(0, longest))
+
+
+def _place_bytes(type: TensorType) -> tuple[str, int]:
+    """The name of a cache's length, and the bytes of one place of one row; its first axis is the rows."""
+    (name,) = {str(d) for d in type.shape[1:] if isinstance(d, Expr)}
+    symbols = dims.symbols(dims.product(type.shape))
+    return name, int(dims.evaluate(type.bytes, dict.fromkeys(symbols, 1)))

@@ -1,0 +1,46 @@
+"""How much memory a plan says that caches take."""
+
+from __future__ import annotations
+
+import pytest
+
+from tundish.compiler.passes.cache_room import cache_room
+from tundish.ir.build import Builder
+from tundish.ir.dims import Range, symbol
+from tundish.ir.dtypes import f32, i64
+from tundish.ir.graph import Program
+from tundish.ir.tensor import TensorType
+
+LONG = {"capacity": 100, "window_capacity": 7}
+
+
+def program(*lengths: str) -> Program:
+    """One write into a cache of two heads of four numbers for each length."""
+    b, rows = Builder(), symbol("batch")
+    at = b.input("position", TensorType(i64, (rows,)))
+    outs = []
+    for i, name in enumerate(lengths):
+        cache = b.input(f"cache_{i}", TensorType(f32, (rows, 2, symbol(name), 4)))
+        new = b.input(f"new_{i}", TensorType(f32, (rows, 2, symbol("tokens"), 4)))
+        outs.append(b.emit("cache_write", cache, new, at, axis=2))
+    graph = b.finish(outs, [f"out_{i}" for i in range(len(outs))])
+    symbols = {"batch": Range(1, 8), "tokens": Range(1, 5), **{n: Range(1, LONG[n]) for n in lengths}}
+    return Program({"step": graph}, ("step",), {}, symbols)
+
+
+def test_places_are_counted_by_length():
+    room = cache_room(program("capacity", "capacity", "window_capacity"), "step", 1 << 20)
+    assert room is not None and room.place_bytes == {"capacity": 2 * 32, "window_capacity": 32}
+
+
+@pytest.mark.parametrize(("free", "fits"), [(1 << 20, 100), (64 * 17 + 5, 17), (-1, 0)])
+def test_the_longest_text_is_what_memory_or_the_model_allows(free: int, fits: int):
+    room = cache_room(program("capacity", "capacity"), "step", free)
+    assert room is not None and room.longest == fits
+
+
+def test_what_writes_into_no_cache_has_none():
+    b = Builder()
+    x = b.input("x", TensorType(f32, (symbol("batch"),)))
+    graph = b.finish([b.emit("neg", x)], ["y"])
+    assert cache_room(Program({"main": graph}, ("main",), {}, {"batch": Range(1, 2)}), "main", 99) is None
