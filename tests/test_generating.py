@@ -19,7 +19,6 @@ from generation_kit import byte_tokenizer, talking, write_tokenizer  # noqa: F40
 import tundish
 from tundish import api
 
-pytest.importorskip("tundish.backends.generation.session", reason="bundles have no step yet")
 ROOT = Path(tundish.__file__).resolve().parent
 SYSTEM = "You answer in one short line, and never of what flows into a mould."
 

@@ -10,7 +10,6 @@ import pytest
 
 import tundish
 
-pytest.importorskip("tundish.backends.generation.session", reason="bundles have no step yet")
 NEW = 64
 _LLAMA = {
     "vocab_size": 160, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
