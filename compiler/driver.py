@@ -24,7 +24,7 @@ from .passes.raise_attention import raise_attention
 from .passes.raise_cache import raise_cache
 from .passes.raise_linear import raise_linear
 from .passes.raise_norm import raise_norm
-from .passes.raise_quantized import raise_quantized
+from .passes.raise_quantized import raise_quantized, split_offsets
 from .passes.raise_rotary import raise_rotary
 from .passes.registry import Decision, Pass, Rewrite
 from .passes.sink_masks import sink_masks
@@ -48,6 +48,7 @@ PASSES: tuple[Pass, ...] = (
     clean,
     precision,
     fuse_projections,
+    split_offsets,
     clean,
     fuse_epilogues,
     legalize,

@@ -11,18 +11,22 @@ from ..task import Task
 from ..tuning import Choice, Pick, node_dtype
 from .registry import rewrite
 
-# group -> (the op where its projections meet, what they may pass through on the way there)
+# group -> (the ops where its projections meet, what they may pass through on the way there)
 MEETINGS = {
-    "qkv": ("attention", frozenset({"reshape", "transpose", "rotary", "rms_norm", "layer_norm", "cast"})),
-    "gate_up": ("mul", frozenset({"silu", "gelu", "relu", "sigmoid", "cast"})),
+    "qkv": (
+        ("attention", "cached_attention"),
+        frozenset({"reshape", "transpose", "rotary", "rms_norm", "layer_norm", "cast"}),
+    ),
+    "gate_up": (("mul",), frozenset({"silu", "gelu", "relu", "sigmoid", "cast"})),
 }
 JOINED, APART = "joined", "apart"
+PRODUCTS = ("linear", "quantized_matmul")
 Users = dict[Value, list[Node]]
 
 
 @rewrite("fuse_projections", optimizes=True)
 def fuse_projections(program: Program, task: Task) -> Rewritten:
-    """One `linear` on joined weights and a `split`, for the groups that the backend gains from."""
+    """One product with joined weights and a `split`, for the groups that the backend gains from."""
     functions: dict[str, Graph] = {}
     events: dict[str, list[Event]] = {}
     picks: list[Pick] = []
@@ -56,10 +60,10 @@ def _fuse(graph: Graph, static: set[Value], task: Task, picks: list[Pick]) -> tu
 
 
 def _groups(graph: Graph, used: Users) -> Iterable[tuple[str, list[Node]]]:
-    """(group, linears of one input that meet), in order."""
+    """(group, products of one input that meet), in order."""
     by_input: dict[Value, list[Node]] = {}
     for node in graph.nodes:
-        if node.op.name == "linear" and node.inputs[0] is not None:
+        if node.op.name in PRODUCTS and node.inputs[0] is not None:
             by_input.setdefault(node.inputs[0], []).append(node)
     for nodes in by_input.values():
         left = nodes
@@ -76,11 +80,11 @@ def _groups(graph: Graph, used: Users) -> Iterable[tuple[str, list[Node]]]:
 
 
 def _meeting(node: Node, group: str, used: Users) -> Node | None:
-    op, through = MEETINGS[group]
+    ops, through = MEETINGS[group]
     value = node.output
     while len(used[value]) == 1:
         (user,) = used[value]
-        if user.op.name == op:
+        if user.op.name in ops:
             return user
         if user.op.name not in through or user.inputs[0] is not value:
             return None
@@ -91,17 +95,19 @@ def _meeting(node: Node, group: str, used: Users) -> Node | None:
 def _pick(nodes: Sequence[Node], group: str, task: Task) -> Pick:
     """Joined or apart, by what was measured for these sizes, else as the backend's `joins` say."""
     options = (JOINED, APART) if group in task.capabilities.joins else (APART, JOINED)
-    inner = nodes[0].inputs[1].type.shape[0]  # type: ignore[union-attr]
+    inner = nodes[0].inputs[0].type.shape[-1]  # type: ignore[union-attr]
     outer = "+".join(str(n.output.type.shape[-1]) for n in nodes)
     return task.tuning.pick(Choice("join", options), group, f"{inner}x{outer}", node_dtype(nodes[0]))
 
 
 def _why_not(nodes: Sequence[Node], static: set[Value]) -> str | None:
-    if len({len(n.inputs) > 2 and n.inputs[2] is not None for n in nodes}) > 1:
+    if len({(n.op.name, n.attrs) for n in nodes}) > 1:
+        return "their weights are held in different forms"
+    if len({_bias(n) is not None for n in nodes}) > 1:
         return "some have a bias and some have none"
     if any(v is not None and v not in static for n in nodes for v in n.inputs[1:]):
         return "a weight depends on the input"
-    if len({v.type.dtype for n in nodes for v in n.inputs[1:] if v is not None}) > 1:
+    if len({tuple(None if v is None else v.type.dtype for v in n.inputs[1:]) for n in nodes}) > 1:
         return "the weights have different dtypes"
     return None
 
@@ -115,14 +121,20 @@ def _join(graph: Graph, joined: dict[Node, Sequence[Node]]) -> Graph:
     return drop_dead(in_order(b.done()))
 
 
+def _bias(node: Node) -> Value | None:
+    at = node.op.inputs.index("bias?")
+    return node.inputs[at] if len(node.inputs) > at else None
+
+
 def _emit(b: RuleBuilder, first: Node, nodes: Sequence[Node]) -> None:
+    outputs = 1 if first.op.name == "linear" else 0  # the axis of a weight that is the outputs'; a bias has but one
     with b.at(first.where):
-        weight = b.emit("concat", *(n.inputs[1] for n in nodes), axis=1)
-        biases = [n.inputs[2] for n in nodes if len(n.inputs) > 2 and n.inputs[2] is not None]
-        bias = b.emit("concat", *biases, axis=0) if biases else None
-        y = b.emit("linear", first.inputs[0], weight, bias)
-        axis = y.type.rank - 1
+        joined = []
+        for i, name in enumerate(first.op.inputs[1:], 1):
+            parts = [n.inputs[i] for n in nodes if len(n.inputs) > i and n.inputs[i] is not None]
+            joined.append(b.emit("concat", *parts, axis=0 if name == "bias?" else outputs) if parts else None)
+        y = b.emit(first.op, first.inputs[0], *joined, **first.attrs)
         sizes = tuple(n.output.type.shape[-1] for n in nodes)
-        parts = b.emit_node("split", (y,), {"axis": axis, "sizes": sizes})
-    for node, part in zip(nodes, parts.outputs, strict=True):
+        parts_of = b.emit_node("split", (y,), {"axis": y.type.rank - 1, "sizes": sizes})
+    for node, part in zip(nodes, parts_of.outputs, strict=True):
         b.map[node.output] = part

@@ -61,31 +61,49 @@ def _product(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], task: Ta
     if found is None or found[0].output.type.dtype != node.output.type.dtype:
         return None
     source, by_k = found
-    scheme = _scheme(source, task)
-    if scheme is None:
+    if not _taken(source, task):
         return None
     with b.at(node.where):
         parts = [None if v is None else b.emit("transpose", v, perm=(1, 0)) if by_k else v for v in source.inputs]
         q, scale, zero = (*parts, None)[:3]
-        x, bias = present(node.inputs[0]), (*node.inputs[2:], None)[0]
-        attrs = {"bits": source.attrs["bits"], "group": source.attrs["group"], "x_bits": task.capabilities.x_bits}
-        if scheme == source.attrs["scheme"]:
-            return b.emit("quantized_matmul", x, q, _plain(b, present(scale), task), zero, bias, scheme=scheme, **attrs)
-        scale, zero = (as_type(b, v, f32) for v in (scale, zero))
-        product = b.emit("quantized_matmul", x, q, scale, scheme=scheme, **attrs)
-        return b.emit("add", product, _offsets(b, x, scale, zero, bias, source))
+        attrs = {k: source.attrs[k] for k in ("bits", "group", "scheme")}
+        return b.emit("quantized_matmul", node.inputs[0], q, _plain(b, present(scale), task), zero, *node.inputs[2:],
+                      x_bits=task.capabilities.x_bits, **attrs)  # fmt: skip
 
 
-def _offsets(b: RuleBuilder, x: Value, scale: Value, zero: Value, bias: Value | None, source: Node) -> Value:
-    """What q · scale + zero is more than (q - middle) · scale, times x: each group of x has one number for all of it.
+@rewrite("split_offsets")
+def split_offsets(program: Program, task: Task) -> Rewritten:
+    """An offset that a backend's kernels do not add is added apart: each group of x has one number for all of it.
 
     q · scale + zero = (q - middle) · scale + (middle · scale + zero), of which the last is the same in a group.
     """
-    bits, group = source.attrs["bits"], source.attrs["group"]
+    return rewrite_graphs(program, "split_offsets", lambda graph: _split(graph, task))
+
+
+def _split(graph: Graph, task: Task) -> tuple[Graph, list[Event]]:
+    events: list[Event] = []
+    b = RuleBuilder(graph)
+    for node in graph.nodes:
+        a = node.attrs
+        if node.op.name != "quantized_matmul" or takes(task, a["bits"], a["group"], a["scheme"]) == a["scheme"]:
+            b.copy(node)
+            continue
+        with b.at(node.where):
+            b.replace(node, (_apart(b, node),))
+        events.append(Event("the offsets of a quantised weight are added apart", node.where))
+    return (b.done() if events else graph), events
+
+
+def _apart(b: RuleBuilder, node: Node) -> Value:
+    x, q, scale, zero, bias = (*node.inputs, None)[:5]
+    x, bits, group = present(x), node.attrs["bits"], node.attrs["group"]
+    scale, zero = (as_type(b, b.present(present(v)), f32) for v in (scale, zero))
+    product = b.emit("quantized_matmul", x, q, scale, **{**node.attrs, "scheme": "centred"})
     rest = b.emit("add", b.emit("mul", scale, b.constant(middle(bits), f32)), zero)  # [n, k / group]
     groups = b.emit("reshape", x, shape=(*x.type.shape[:-1], x.type.shape[-1] // group, group))
     sums = b.emit("sum", groups, axes=(groups.type.rank - 1,), keepdims=False)
-    return b.emit("linear", sums, b.emit("transpose", as_type(b, rest, x.type.dtype), perm=(1, 0)), bias)
+    rest = b.emit("transpose", as_type(b, rest, x.type.dtype), perm=(1, 0))
+    return b.emit("add", product, b.emit("linear", sums, rest, bias))
 
 
 def _plain(b: RuleBuilder, scale: Value, task: Task) -> Value:
@@ -98,7 +116,7 @@ def _rows(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], task: Task)
     source, rows = made_by.get(present(node.inputs[0])), node.inputs[1]
     if source is None or source.op.name != "dequantize" or rows is None or source.output.type.rank != 2:
         return None
-    if source.attrs["axis"] % 2 != 1 or node.attrs["axis"] % 2 != 0 or _scheme(source, task) != source.attrs["scheme"]:
+    if source.attrs["axis"] % 2 != 1 or node.attrs["axis"] % 2 != 0 or _taken(source, task) != source.attrs["scheme"]:
         return None
     q, scale, *zero = source.inputs
     attrs = {k: v for k, v in source.attrs.items() if k != "axis"}
@@ -106,7 +124,8 @@ def _rows(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], task: Task)
         return b.emit("quantized_gather", q, rows, _plain(b, present(scale), task), *zero, **attrs)
 
 
-def _scheme(source: Node, task: Task) -> str | None:
+def _taken(source: Node, task: Task) -> str | None:
+    """The scheme under which the backend works on such numbers; None where it does not."""
     return takes(task, source.attrs["bits"], source.attrs["group"], source.attrs["scheme"])
 
 

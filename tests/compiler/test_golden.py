@@ -1,6 +1,7 @@
 """tests/golden/<pass>/<case>.txt: a program, `----`, and what the pass makes of it.
 
-Lines `# key: value` at the head set the task: fusions, joins, compute, weights, blocks, without (ops taken in parts).
+Lines `# key: value` at the head set the task: fusions, joins, compute, weights, blocks, without (ops taken in parts),
+kernels (forms of quantised weights).
 `pytest --update-golden` rewrites what stands below the line.
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from compiler_kit import fusions, task
 
+from tundish.compiler.capabilities import Blocks
 from tundish.compiler.driver import PASSES, pass_names
 from tundish.compiler.passes.registry import Rewrite
 from tundish.compiler.task import Precision, Task
@@ -35,7 +37,14 @@ def read_task(head: dict[str, str]) -> Task:
         joins=frozenset(head.get("joins", "").split()),
         ops=frozenset(OPS) - without,
         decomposed=without,
+        blocks=read_blocks(head["kernels"]) if "kernels" in head else None,
     )
+
+
+def read_blocks(text: str) -> frozenset[Blocks]:
+    """`4 32 centred, 8 64 centred` as the forms of quantised weights that a backend takes."""
+    forms = (form.split() for form in text.split(","))
+    return frozenset(Blocks(int(bits), int(group), scheme) for bits, group, scheme in forms)
 
 
 def head_of(text: str) -> dict[str, str]:
