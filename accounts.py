@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from .compiler.passes.memory import weights_bytes
+from .compiler.task import Precision
 from .ir.diagnostics import CaptureError
 from .profiler.account import account, activation_peak_bytes
 from .profiler.report.progress import Progress
+from .weight_formats import policy
 from .work import PHASES, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans, step_of
 
 UNFUSED = "bytes are those before fusion: every op reads its inputs from memory and writes its outputs back"
 
 
 def account_phases(
-    model: Any, task: str | None, sizes: dict[str, int | None], phase: str | None, symbolic: bool, progress: Progress
+    model: Any, task: str | None, sizes: dict[str, int | None], phase: str | None, symbolic: bool, progress: Progress,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """The account of one phase, or of both where none is given and the model decodes; see `measuring.account`.
 
     sizes: batch, seq and past, each a size or None. Raises: TundishError on a length that no phase of the model has.
     """
+    held = policy("fp32", weights)
     saved = saved_program(model)
     only = phase or (None if saved is None else "decode" if "past" in saved[1].symbols else "prefill")
     work = Work(model, _asked(task, sizes, only or "prefill", given=only is not None), progress)
-    found = _phase(work, sizes, symbolic)
+    found = _phase(work, sizes, symbolic, held)
     rows, notes = [_summary(found)], [UNFUSED, *work.notes]
     if sizes["seq"] is not None and not work.program.symbols.keys() - {"batch", "past"}:
         notes.append("the length is settled by the model: --seq changes nothing")
@@ -35,7 +40,7 @@ def account_phases(
                 raise
             notes.append(f"no decode phase: {error.problem}")
         else:
-            rows.append(_summary(_phase(step, sizes, symbolic)))
+            rows.append(_summary(_phase(step, sizes, symbolic, held)))
             notes += [n for n in step.notes if n not in notes]
     return {**found, "by_phase": rows, "notes": notes}
 
@@ -52,7 +57,7 @@ def _own(sizes: dict[str, int | None], phase: str) -> dict[str, int | None]:
     return {"batch": sizes["batch"], PHASES[phase]: sizes[PHASES[phase]]}
 
 
-def _phase(work: Work, sizes: dict[str, int | None], symbolic: bool) -> dict[str, Any]:
+def _phase(work: Work, sizes: dict[str, int | None], symbolic: bool, held: Precision) -> dict[str, Any]:
     own, spans = _own(sizes, work.phase), work.program.symbols
     given = {n for n in spans if own["batch" if n == "batch" else work.length] is not None}
     if work.phase == "decode" and own["past"] is None:  # as long as the text
@@ -61,10 +66,12 @@ def _phase(work: Work, sizes: dict[str, int | None], symbolic: bool) -> dict[str
         own["past"] = text if longest is None else min(text, longest)
     full = single_sizes(spans, work.phase, **own)
     bound = {n: size for n, size in full.items() if n in given or not symbolic}
-    raised = after_passes(work.program, "reference")
+    raised = after_passes(work.program, "reference", held)
     buffers = work.source.buffers() if work.source is not None else frozenset()
     counted = account(raised, bound, buffers=buffers, captured=work.program, kept=_kept(work), symbolic=symbolic)
     rows = counted.to_json()
+    if held != Precision():
+        rows["weights_bytes"] = weights_bytes(raised)
     tables = {name: rows.pop(name) for name in ("by_module", "by_op")}
     return {
         "model": work.name, "phase": work.phase, "sizes": {n: bound.get(n, n) for n in full}, **rows,

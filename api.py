@@ -218,14 +218,19 @@ def export(
     model: Any, output: str | Path, *, portable: bool = False, opset: int | None = None, task: str | None = None,
     batch: Span = None, seq: Span = None, inputs: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None, packed: bool = False, phase: str = "prefill", past: Span = None,
-    with_past: bool = False, progress: Progress = silent,
+    with_past: bool = False, weights: str | None = None, progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes an ONNX file; weights above 2 GB go to one file of external data beside it.
 
     portable: standard ONNX ops only, at any opset from 17.
+    weights: as in `compile`; int8, int4 and stored by ONNX Runtime's own MatMulNBits, so not where it is portable.
     with_past: `output` becomes a folder that loaders of text generation take, prefill and decode in one graph.
     Raises: CompileError where an op does not exist at that opset; CaptureError where the model cannot decode.
     """
+    held = policy("fp32", weights)
+    if with_past and weights is not None:
+        raise CompileError("a decoder with its cache is exported in fp32 only", found=f"--weights {weights}",
+                           hint="leave --with-past out, or compile a bundle")  # fmt: skip
     if with_past:
         asked = Asked(task, batch, seq, inputs, fixed, packed, phase, past)
         return export_with_past(model, output, asked, portable=portable, opset=opset, progress=progress)
@@ -238,7 +243,7 @@ def export(
     check_asked(Path(output), opset)
     work = Work(model, Asked(task, batch, seq, inputs, fixed, packed, phase, past), progress)
     capabilities = OnnxRuntime(portable=portable, opset=opset).capabilities(this_machine())
-    plan = compile_program(work.program, Task(this_machine(), capabilities, ranges=work.program.symbols))
+    plan = compile_program(work.program, Task(this_machine(), capabilities, held, work.program.symbols))
     progress("writing", 0.7)
     with ours(lambda: to_text(plan.program)):
         row = export_onnx(plan, Path(output), portable=portable, opset=opset)

@@ -163,6 +163,7 @@ def export(
     phase: Phase = "prefill",
     past: PastSpan = None,
     fix: Fixed = None,
+    weights: WeightsName = None,
     as_json: AsJson = False,
 ) -> None:
     """Write an ONNX file."""
@@ -171,7 +172,8 @@ def export(
     with api.stages(as_json) as progress:
         row = api.export(
             model, output, portable=portable, opset=opset, task=task, batch=batch, seq=seq, packed=packed,
-            phase=phase, past=past, fixed=_assignments(fix or [], "--fix"), with_past=with_past, progress=progress,
+            phase=phase, past=past, fixed=_assignments(fix or [], "--fix"), with_past=with_past, weights=weights,
+            progress=progress,
         )  # fmt: skip
     print_any(row, as_json)
 

@@ -20,6 +20,7 @@ from .cli_base import (
     Target,
     TaskName,
     Threads,
+    WeightsName,
     app,
     print_json,
     print_pairs,
@@ -38,6 +39,7 @@ def account(
     symbolic: Annotated[bool, typer.Option(help="sizes that are not given stay symbols; print formulas")] = False,
     depth: Annotated[int, typer.Option(min=0, help="levels of modules to show; 0 for all")] = 4,
     task: TaskName = None,
+    weights: WeightsName = None,
     csv: Annotated[Path | None, typer.Option(help="write all rows there: phases, modules and ops")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +49,7 @@ def account(
     with api.stages(as_json) as progress:
         row = api.account(
             model, batch=batch, seq=seq, phase=phase, past=past, symbolic=symbolic, task=task, csv=csv,
-            progress=progress,
+            weights=weights, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(row)

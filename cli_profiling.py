@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_base import AsJson, BatchSize, PastSize, SeqSize, TaskName, Threads, app, print_json, print_rows
+from .cli_base import AsJson, BatchSize, PastSize, SeqSize, TaskName, Threads, WeightsName, app, print_json, print_rows
 
 Profiled = Annotated[str, typer.Argument(help="a bundle, or a model, which is compiled first")]
 PhaseOrOwn = Annotated[str | None, typer.Option(help="prefill or decode; the bundle's own when not given")]
@@ -30,6 +30,7 @@ def profile(
     calibration: Annotated[Path | None, typer.Option(help="a file of `tundish calibrate`")] = None,
     memory: Annotated[bool, typer.Option(help="measure peak memory, in a process of its own")] = True,
     task: TaskName = None,
+    weights: WeightsName = None,
     html: Into = None,
     trace: Into = None,
     csv: Into = None,
@@ -42,7 +43,8 @@ def profile(
     with api.stages(as_json) as progress:
         found = api.profile(
             model, batch=batch, seq=seq, past=past, phase=phase, threads=threads, backend=backend, entry=entry,
-            warmup=warmup, repeats=repeats, calibration=calibration, memory=memory, task=task, progress=progress,
+            warmup=warmup, repeats=repeats, calibration=calibration, memory=memory, task=task,
+            weights=weights, progress=progress,
         )  # fmt: skip
     written = api.write_reports(found, html=html, trace=trace, csv=csv)
     if as_json:

@@ -13,7 +13,8 @@ from .profiler.report.progress import Progress, silent
 
 def account(
     model: Any, *, batch: int | None = None, seq: int | None = None, phase: str | None = None, past: int | None = None,
-    symbolic: bool = False, task: str | None = None, csv: str | Path | None = None, progress: Progress = silent,
+    symbolic: bool = False, task: str | None = None, csv: str | Path | None = None, weights: str | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Parameters, FLOPs, bytes, cache and activations, exact, by module, op and phase.
 
@@ -21,6 +22,7 @@ def account(
     phase:    `prefill` or `decode`; by default both of a model that decodes, and the rows are the prefill's.
     symbolic: sizes that are not given stay symbols, and counts that hang on them are formulas in text.
     csv:      the file for all rows: of phases, modules and ops.
+    weights:  the format to count with, as in `compile`; as captured by default.
     Gives parameters and active_parameters (those that one token uses), weights_bytes; flops (what the model asks for)
     and hardware_flops (what dense kernels do), read_bytes, written_bytes, intensity (hardware_flops a byte); kv_cache
     (bytes_per_token, bytes, layers) or None; activation_peak_bytes at the sizes activation_peak_at; by_phase;
@@ -33,7 +35,7 @@ def account(
     from .profiler.report.accounting import write_csv
 
     sizes = {"batch": batch, "seq": seq, "past": past}
-    found = account_phases(model, task, sizes, phase, symbolic, progress)
+    found = account_phases(model, task, sizes, phase, symbolic, progress, weights)
     if csv is not None:
         write_csv(found, Path(csv))
     return found

@@ -27,7 +27,7 @@ def profile(
     model: Any, *, batch: int = 1, seq: int | None = None, past: int | None = None, phase: str | None = None,
     threads: int | None = None, backend: str | None = None, entry: str | None = None, warmup: int = 3,
     repeats: int = 15, calibration: str | Path | None = None, memory: bool = True, task: str | None = None,
-    progress: Progress = silent,
+    weights: str | None = None, progress: Progress = silent,
 ) -> Profile:  # fmt: skip
     """Times a bundle node by node, each with its module, source line, FLOPs, bytes and predicted time.
 
@@ -36,6 +36,7 @@ def profile(
     phase:   the bundle's own by default; `prefill` for a model.
     backend: for a model; a bundle has its own. `torch` profiles the model's own module in eager mode.
     memory:  measure peak memory too, in a process of its own.
+    weights: for a model, as in `compile`.
     Raises: TundishError, LoadError, RunError, each in one line.
     """
     from .profiler.measure import check_asked, measure
@@ -49,7 +50,7 @@ def profile(
         return _of_torch(model, asked, phase or "prefill", task, progress, warmup, repeats, threads)
     if backend is not None and backend not in BACKENDS:
         raise TundishError(f"there is no backend {backend!r}", hint=f"one of {', '.join([*BACKENDS, 'torch'])}")
-    with _bundle(model, asked, phase, backend, task, progress) as bundle:
+    with _bundle(model, asked, phase, backend, task, progress, weights) as bundle:
         own = _phase(bundle, phase)
         name = entry or next(iter(bundle.entries))
         if name not in bundle.entries:
@@ -135,7 +136,7 @@ def _of_torch(
 @contextmanager
 def _bundle(
     model: Any, asked: Mapping[str, int | None], phase: str | None, backend: str | None, task: str | None,
-    progress: Progress,
+    progress: Progress, weights: str | None = None,
 ) -> Iterator[Bundle]:  # fmt: skip
     """The bundle that is asked for, opened; what is compiled for it is removed."""
     if isinstance(model, Bundle):
@@ -145,6 +146,9 @@ def _bundle(
         with open_bundle(Path(model)) as opened:
             if task is not None:
                 raise TundishError("a bundle has its head already", found=f"--task {task}", hint="profile the model")
+            if weights is not None:
+                raise TundishError("a bundle has its weights already", found=f"--weights {weights}",
+                                   hint="profile the model")  # fmt: skip
             if backend is not None and backend != opened.plan_backend:
                 raise TundishError(f"the bundle was compiled for {opened.plan_backend}", found=f"--backend {backend}",
                                    hint="profile the model, or compile it again for that backend")  # fmt: skip
@@ -157,7 +161,7 @@ def _bundle(
     with tempfile.TemporaryDirectory(prefix="tundish-profile-") as folder:
         with compile(
             model, Path(folder) / "profiled.tundish", phase=phase or "prefill", backend=backend or "onnxruntime",
-            task=task, progress=lambda stage, share: progress(stage, 0.85 * share),
+            task=task, weights=weights, progress=lambda stage, share: progress(stage, 0.85 * share),
             **single_spans(**asked),
         ) as made:  # fmt: skip
             yield made

@@ -301,15 +301,18 @@ def _from_onnx(source: Any, ranges: Mapping[str, Range]) -> Program:
 _CAPTURES: Mapping[str, Callable[[Any, Mapping[str, Range]], Program]] = {"torch": _from_torch, "onnx": _from_onnx}
 
 
-def after_passes(program: Program, backend: str) -> Program:
-    """After all passes for a backend, on a machine of any memory; the reference takes every op and fuses none."""
+def after_passes(program: Program, backend: str, precision: Any = None) -> Program:
+    """After all passes for a backend, on a machine of any memory; the reference takes every op and fuses none.
+
+    precision: a compiler.task.Precision; fp32 when None.
+    """
     from .backends.registry import get
     from .compiler.driver import compile_program
     from .compiler.hardware.machine import this_machine
-    from .compiler.task import Task
+    from .compiler.task import Precision, Task
 
     machine = replace(this_machine(), memory_bytes=sys.maxsize)  # nothing is run
-    task = Task(machine, get(backend).capabilities(machine), ranges=program.symbols)
+    task = Task(machine, get(backend).capabilities(machine), precision or Precision(), program.symbols)
     return compile_program(program, task).program
 
 

@@ -97,12 +97,20 @@ def _stored(value: Value | None, made_by: Mapping[Value, Node], program: Program
     if node is None:
         return
     if node.op.name == "weight":
+        if _worked_out(program.weights[node.attrs["name"]]):
+            return  # a scale made of the very numbers beside which it stands
         yield from (_identity(leaf) for leaf in leaves(program.weights[node.attrs["name"]]))
     elif node.op.pure_move:
         for part in node.inputs if node.op.variadic else node.inputs[:1]:
             yield from _stored(part, made_by, program)
     elif node.op.name == "dequantize":
         yield from _stored(node.inputs[0], made_by, program)
+
+
+def _worked_out(weight: Weight) -> bool:
+    """Whether a weight is the scale of what was quantised here, or is made of such."""
+    source = weight.source
+    return isinstance(source, Recipe) and (source.op.name == "quantize_scale" or any(map(_worked_out, source.inputs)))
 
 
 def _identity(leaf: Weight) -> object:

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "tuning": frozenset({*FOLDERS, "work"}),
     "evaluating": frozenset(FOLDERS),
     "measuring": frozenset({*FOLDERS, "work", "accounts", "contests"}),
-    "accounts": frozenset({*FOLDERS, "work"}),
+    "accounts": frozenset({*FOLDERS, "weight_formats", "work"}),
     "contests": frozenset({*FOLDERS, "work"}),
     "profiling": frozenset({*FOLDERS, "work"}),
     "work": frozenset(FOLDERS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tundish.ir.evaluate import Evaluator
 from tundish.weight_formats import policy
 from tundish.work import Asked, Work
 
-SIZES = {"batch": "1..2", "seq": "1..32"}
+SIZES: dict[str, Any] = {"batch": "1..2", "seq": "1..32", "phase": "prefill"}
 
 
 def products(bundle: Path) -> list[str]:
@@ -94,12 +95,12 @@ def test_bf16_weights_are_halved_on_disk(tmp_path: Path) -> None:
 def test_stored_blocks_enter_as_they_are(kind: str, tmp_path: Path) -> None:
     """Only activations are rounded: the answers are near those of the dequantised file."""
     path = llama(tmp_path / "m.gguf", kind, table="Q8_0")
-    bundle = tundish.compile(str(path), tmp_path / "b", weights="stored", batch="1..4", seq="1..16")
+    bundle = tundish.compile(str(path), tmp_path / "b", weights="stored", batch="1..4", seq="1..16", phase="prefill")
     kinds = products(bundle.path)
     assert kinds.count("MatMulNBits") == 15 and kinds.count("GatherBlockQuantized") == 1
     assert kinds.count("MatMul") == (14 if kind == "Q4_1" else 0)  # the sums of groups times their offsets
     given = gguf_inputs()
-    plain = tundish.compile(str(path), tmp_path / "p", batch="1..4", seq="1..16").run(given)["logits"]
+    plain = tundish.compile(str(path), tmp_path / "p", batch="1..4", seq="1..16", phase="prefill").run(given)["logits"]
     got = bundle.run(given)["logits"]
     assert np.linalg.norm(got - plain) < 0.03 * np.linalg.norm(plain)
     assert tundish.verify(bundle).passed
@@ -109,7 +110,7 @@ def test_blocks_of_as_many_bits_stay_and_others_are_made_anew(tmp_path: Path) ->
     path = llama(tmp_path / "m.gguf", "Q4_0", table="Q8_0")
     work = Work(str(path), Asked(), lambda *said: None)
     before = sorted(n for n, w in work.program.weights.items() if w.type.dtype.name == "u4")
-    bundle = tundish.compile(str(path), tmp_path / "b", weights="int4", batch="1..4", seq="1..16")
+    bundle = tundish.compile(str(path), tmp_path / "b", weights="int4", batch="1..4", seq="1..16", phase="prefill")
     weights = read_program(bundle.path / PLAN).weights
     assert len(before) == 14 and set(before) <= set(weights)  # under their own names: nothing was done to them
     assert any(n.endswith("embed_tokens.weight.dequantize.quantize") for n in weights)
@@ -139,3 +140,44 @@ def test_policy_says_the_types_by_role() -> None:
     assert (policy("fp32", "int4").blocks, policy("fp32", None).blocks) == ("int4", "")
 
 
+
+
+# -- the other verbs -------------------------------------------------------------------------------------
+
+
+def test_an_account_counts_with_the_format() -> None:
+    """The same parameters and products of the model; of the bytes those that the format takes."""
+    wide, few = (tundish.account("gpt2-tiny", seq=16, phase="prefill", weights=w) for w in (None, "int4"))
+    assert few["parameters"] == wide["parameters"] and few["flops"] > wide["flops"]
+    assert wide["weights_bytes"] > 3 * few["weights_bytes"]
+    assert wide["read_bytes"] > few["read_bytes"]
+    assert any(row["op"] == "quantized_matmul" for row in few["by_op"])
+
+
+def test_an_exported_file_holds_the_few_bits(tmp_path: Path) -> None:
+    import onnxruntime as ort
+
+    row = tundish.export("gpt2-tiny", tmp_path / "m.onnx", weights="int8", **SIZES)
+    bundle = tundish.compile("gpt2-tiny", tmp_path / "b", weights="int8", **SIZES)
+    given = {"input_ids": np.arange(1, 15).reshape(2, 7), "attention_mask": np.ones((2, 7), np.int64)}
+    got = ort.InferenceSession(row["file"]).run(["logits"], given)[0]
+    np.testing.assert_array_equal(got, bundle.run(given)["logits"])
+    with pytest.raises(CompileError, match="no kernels for int8 weights"):
+        tundish.export("gpt2-tiny", tmp_path / "p.onnx", weights="int8", portable=True, **SIZES)
+    with pytest.raises(CompileError, match="in fp32 only"):
+        tundish.export("gpt2-tiny", tmp_path / "d", weights="int8", with_past=True)
+
+
+def test_a_step_reads_the_weights_of_the_whole_model(tmp_path: Path) -> None:
+    """Two entries, one table: the step adds nothing to the file."""
+    from tundish.backends.generation.session import Session
+
+    both = tundish.compile("llama-tiny", tmp_path / "b", weights="int4", batch="1..2", seq="1..32")
+    alone = tundish.compile("llama-tiny", tmp_path / "a", weights="int4", **SIZES)
+    assert set(both.entries) == {"forward", "step"}
+    assert 0 <= int(str(held(both)["bytes"])) - int(str(held(alone)["bytes"])) < 1 << 14  # tables of positions
+    session = Session(both, 1, 32)
+    ids = np.arange(1, 8)
+    want = both.run({"input_ids": ids[None], "attention_mask": np.ones((1, 7), np.int64)})["logits"][0, -1]
+    got = session.read([ids.tolist()])[0]
+    assert np.linalg.norm(got - want) < 0.05 * np.linalg.norm(want)
