@@ -98,7 +98,7 @@ class _Change:
         b, kept = RuleBuilder(graph), scale_values(graph)
         if name not in self.program.entries:
             self._parameters(b, graph, active)
-        held = _Casts(b, self.static[name], self.weights)
+        held = _Casts(b, self.static[name], self.weights, self.weights.bits >= self.compute.bits)
         for node in graph.nodes:
             if callee(node) is not None:
                 self._call(b, held, node, done)
@@ -144,10 +144,12 @@ class _Change:
 
 
 class _Casts:
-    """Casts of values, each made once. A weight passes through the type in which weights are held."""
+    """Casts of values, each made once. A weight passes through the type in which weights are held. `vectors`: so do
+    those of one axis; where the computation is wider than weights are held, gains of norms and biases stay as they are:
+    they are few, and much hangs on them."""
 
-    def __init__(self, b: RuleBuilder, static: set[Value], weights: DType) -> None:
-        self.b, self.static, self.weights = b, static, weights
+    def __init__(self, b: RuleBuilder, static: set[Value], weights: DType, vectors: bool) -> None:
+        self.b, self.static, self.weights, self.vectors = b, static, weights, vectors
         self.made: dict[tuple[Value, DType], Value] = {}
         self.places = {v: node.where for node in b.graph.nodes for v in node.outputs}
         self.first = b.graph.nodes[0].where if b.graph.nodes else UNKNOWN
@@ -156,7 +158,7 @@ class _Casts:
         """The value in that type. The place of a cast is that of the value's maker; a parameter's, the body's first."""
         now = self.b.present(value)
         where = maker.where if maker is not None else self.places.get(value, self.first)
-        narrows = self.weights.bits < min(now.type.dtype.bits, dtype.bits)
+        narrows = self.weights.bits < min(now.type.dtype.bits, dtype.bits) and (self.vectors or value.type.rank > 1)
         if value in self.static and now.type.dtype.is_float and narrows:
             now = self._cast(now, self.weights, where)
         return self._cast(now, dtype, where)
