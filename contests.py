@@ -41,11 +41,11 @@ def _of_original(model: str, load: Workload, options: dict[str, Any], progress: 
     progress(f"{model}: loading the model", 0.0)
     source = opened(model, options)
     length = _length(source, load)
-    inputs = _inputs(source, load.batch, length)
+    prompt, inputs = _drawn(source, load, length)
     progress(f"{model}: asking the original", 0.0)
     exact = source.exact
     wanted = reference(source.origin, answers_of(source, inputs), None if exact is None else exact(inputs))
-    return Contest(model, inputs, _job(source, options, load, length), wanted)
+    return Contest(model, inputs, {**_job(source, options, load, length), **prompt}, wanted)
 
 
 def _of_bundle(bundle: Bundle, load: Workload, against: str | None, task: str | None, progress: Progress) -> Contest:
@@ -98,6 +98,25 @@ def _length(source: Any, load: Workload) -> int:
     return asked or min(USUAL_LENGTH, longest)
 
 
+def _drawn(source: Any, load: Workload, length: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is timed; of a decode also the prompt that the caches are of, whose last token is the one to run."""
+    if load.phase != "decode":
+        return {}, _inputs(source, load.batch, length)
+    from .models.decoding import prompted
+
+    rows = np.random.default_rng(0).integers(0, source.vocab_size, (load.batch, length + 1))
+    inputs = prompted(source, {"input_ids": rows, "attention_mask": np.ones_like(rows)})
+    return {"prompt": rows.tolist()}, inputs
+
+
+def gguf(model: str) -> Path | None:
+    """The GGUF file of a model, where it is one."""
+    from .models.zoo import PACKAGED, packaged_path
+
+    path = packaged_path(model) if model in PACKAGED else Path(model)
+    return path if path.suffix == ".gguf" and path.is_file() else None
+
+
 def _inputs(source: Any, batch: int, length: int) -> dict[str, np.ndarray]:
     from .models.cases import make
 
@@ -109,7 +128,8 @@ def _job(source: Any, options: dict[str, Any], load: Workload, length: int) -> d
     here = f"{__package__}.contests"
     return {
         "compile": f"{__package__}.api:compile", "source": f"{here}:opened", "samples": f"{here}:samples",
-        "plain": f"{__package__}.models.plain:plain_module", "form": source.form, "options": options,
+        "plain": f"{__package__}.models.plain:plain_module", "gguf": f"{here}:gguf",
+        "form": source.form, "options": options,
         # a size of 1 would be taken for a rule of the model while it is traced
         "sizes": [max(load.batch, 2), max(length, 2)], "exact": [load.batch, length],
     }  # fmt: skip

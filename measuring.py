@@ -65,7 +65,7 @@ def bench(
     check_threads(threads)
     if write is not None:
         check_file(Path(write))
-    names = chosen(peers)
+    chosen(peers)
     if not isinstance(model, (str, Path, type(None))):
         raise TundishError("each competitor loads the model itself, so it must have a name",
                            found=type(model).__name__, hint="give a path, a name, or file.py:factory")  # fmt: skip
@@ -73,7 +73,7 @@ def bench(
     results = []
     for load in loads:
         made = contest(load, against=against, task=task, progress=progress)
-        race = compare_peers(made, names, rounds=rounds, threads=threads, limit_s=limit_s,
+        race = compare_peers(made, chosen(peers, load.phase), rounds=rounds, threads=threads, limit_s=limit_s,
                              say=_saying(progress, load.model))  # fmt: skip
         results.append({**race, "workload": load.spoken})
     if write is not None:

@@ -187,7 +187,7 @@ def describe(source: Source, probe: Arrays) -> Source:
             ) from error  # fmt: skip
     if not found:
         raise ModelError(f"{source.name} returns no tensor")
-    notes = (*source.notes, *odd_weights(source.name, source.module))
+    notes = source.notes if source.phase == "step" else (*source.notes, *odd_weights(source.name, source.module))
     return source.replace(outputs=tuple(found), parameter_bytes=count_bytes(source.module), notes=notes)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .parity import MOST, NOISE, TOLERANCE
+from .parity import MOST, NOISE, ROW_TOLERANCE, TOLERANCE
 
 Arrays = Mapping[str, np.ndarray]
 Named = Sequence[tuple[str, np.ndarray]]
@@ -61,6 +61,10 @@ def difference(found: Named, wanted: Reference, inputs: Arrays, dtype: str = "f3
             continue
         real = _real(want, inputs)
         apart = _apart(array[real], want[real])
+        if dtype in ROW_TOLERANCE:
+            worst, off = max(worst, apart), _median_row(array[real], want[real])
+            problems += [] if off <= ROW_TOLERANCE[dtype] else [f"{name} is {off:.2g} of its length off"]
+            continue
         least = TOLERANCE[dtype] * max(1.0, float(np.abs(_finite(want[real])).max(initial=0.0)))
         allowed = min(max(least, NOISE * wanted.noise.get(name, 0.0)), MOST * least)
         worst = float(np.maximum(worst, apart))  # unlike max(), it keeps a NaN
@@ -82,6 +86,12 @@ def _real(array: np.ndarray, inputs: Arrays) -> np.ndarray:
         if name.endswith("attention_mask") and mask.ndim == 2 and array.shape[:2] == mask.shape:
             return np.asarray(mask != 0)
     return np.ones(array.shape[:1], bool) if array.ndim else np.ones((), bool)
+
+
+def _median_row(found: np.ndarray, wanted: np.ndarray) -> float:
+    """The median over rows of the last axis of |difference| / |wanted|, in l2."""
+    a, b = (x.astype(np.float64).reshape(-1, x.shape[-1]) for x in (found, wanted))
+    return float(np.median(np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(b, axis=1), 1e-30)))
 
 
 def _finite(array: np.ndarray) -> np.ndarray:

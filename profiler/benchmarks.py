@@ -32,6 +32,7 @@ class Workload:
 
 WORKLOADS = (
     Workload("bert-base", 1, 128), Workload("gpt2", 1, 128), Workload("gpt2", 1, phase="decode", past=256),
+    Workload("smollm2", 1, phase="decode", past=256),
     Workload("llama-like", 1, 128), Workload("vit-focus", 1),
 )  # fmt: skip
 """What `tundish bench` times when it is given no model."""

@@ -154,7 +154,7 @@ def _rows(entrants: list[_Entrant], contest: Contest, ran: list[Round], folder: 
         if e.cannot:
             rows.append({"name": e.name, "cannot": e.cannot})
             continue
-        dtype = contest.dtype if e.name == OURS else "f32"
+        dtype = contest.dtype if e.name == OURS else PEERS[e.name].weights or "f32"
         apart = difference(read_answer(folder / e.name / ANSWER), compared, contest.inputs, dtype)
         row = {"name": e.name, **figures(ran, e.name, OURS, wanted)}
         row |= {

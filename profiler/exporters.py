@@ -10,19 +10,42 @@ from .openers import fast_module, torch_threads
 from .workers import resolve
 
 
-def ours(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+def ours(job: dict[str, Any], folder: Path, weights: str = "fp32") -> dict[str, Any]:
     """Our bundle. Imports, loading and asking the original are left out, as they are for the others."""
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
     marks: list[tuple[str, float]] = []
-    path = folder / "ours.tundish"
+    path, options = folder / "ours.tundish", dict(job["options"])
+    if options.get("phase") == "decode":  # by the step of the whole bundle, into caches that stay in place
+        options = {k: v for k, v in options.items() if k != "past"} | {"phase": "generate"}
     resolve(job["compile"])(
-        job["model"], path, **job["options"], progress=lambda stage, _: marks.append((stage, time.perf_counter()))
-    )
+        job["model"], path, **options, weights=weights,
+        progress=lambda stage, _: marks.append((stage, time.perf_counter())),
+    )  # fmt: skip
     spans = [(a[0], b[1] - a[1]) for a, b in zip(marks, marks[1:], strict=False)]
     left_out = ("loading the model", "asking the original model")
     return {"path": str(path), "compile_s": sum(s for stage, s in spans if stage not in left_out)}
+
+
+def ours_int8(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Our bundle with weights in eight bits."""
+    return ours(job, folder, "int8")
+
+
+def ours_int4(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Our bundle with weights in four bits."""
+    return ours(job, folder, "int4")
+
+
+def gguf_file(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The model's own GGUF file. Raises: ValueError where it is none, or no text is decoded after a prompt."""
+    path = resolve(job["gguf"])(job["model"])
+    if path is None:
+        raise ValueError("takes a GGUF file, and the model is none")
+    if len(job.get("prompt", ())) != 1:
+        raise ValueError("is timed at decoding one row: --phase decode --batch 1")
+    return {"path": str(path), "compile_s": None}
 
 
 def _sample(job: dict[str, Any], sizes: str = "sizes") -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

@@ -17,6 +17,7 @@ import numpy as np
 from .workers import resolve
 
 Arrays = dict[str, np.ndarray]
+STEP, FIRST_KEYS = "step", "past_key_0"
 Run = Callable[[], Callable[[], Iterable[tuple[str, np.ndarray]]]]
 Begin = Callable[[], Run]
 
@@ -28,10 +29,56 @@ def _bundle(job: dict[str, Any], inputs: Arrays) -> Begin:
 
     def begin() -> Run:
         bundle = open_bundle(Path(job["path"]), threads=job["asked_threads"])  # else as was measured to be best
+        if STEP in bundle.entries and FIRST_KEYS in inputs:
+            return _step(bundle, inputs)
 
         def run() -> Any:
             found = bundle.run(inputs)
             return found.items
+
+        return run
+
+    return begin
+
+
+def _step(bundle: Any, inputs: Arrays) -> Run:
+    """One token on caches that hold what the inputs say of the past; it is written to the same place in every run."""
+    rows, past = inputs[FIRST_KEYS].shape[0], inputs[FIRST_KEYS].shape[2]
+    specs = {s.name: s for s in bundle.entries[STEP].inputs}
+    caches = {}
+    for name in bundle.entries[STEP].aliases.values():
+        kept = inputs[name.replace("cache_", "past_", 1)]
+        caches[name] = np.zeros((rows, kept.shape[1], past + 1, kept.shape[3]), kept.dtype)
+        caches[name][:, :, :past] = kept
+    bound = bundle.runner(None).bind(STEP, caches)
+    at = np.full(rows, past, np.int64)
+    every = {"input_ids": inputs["input_ids"], "position": at, "window_position": at, "select": np.zeros(1, np.int64)}
+    given = {name: array for name, array in every.items() if name in specs}
+
+    def run() -> Any:
+        found = bound.run(given)
+        return found.items
+
+    return run
+
+
+def _llama_cpp(job: dict[str, Any], inputs: Arrays) -> Begin:
+    """llama.cpp on the same GGUF file, its own cache kept: the last token is taken back and read again in every run."""
+    import llama_cpp
+
+    (prompt,) = job["prompt"]
+
+    def begin() -> Run:
+        model = llama_cpp.Llama(
+            job["path"], n_ctx=len(prompt) + 8, n_threads=job["threads"], n_threads_batch=job["threads"], verbose=False,
+        )  # fmt: skip
+        model.eval(prompt[:-1])
+
+        def run() -> Any:
+            model.n_tokens = len(prompt) - 1
+            model.eval(prompt[-1:])
+            logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(model._ctx.ctx), (model.n_vocab(),))
+            return lambda: [("logits", logits.reshape(1, 1, -1).copy())]
 
         return run
 
@@ -160,5 +207,5 @@ def _openvino(job: dict[str, Any], inputs: Arrays) -> Begin:
 
 OPEN: dict[str, Callable[[dict[str, Any], Arrays], Begin]] = {
     "bundle": _bundle, "onnx": _onnx, "torch": _torch, "torch-compile": _torch_compile, "aoti": _aoti,
-    "openvino": _openvino,
+    "openvino": _openvino, "llama-cpp": _llama_cpp,
 }  # fmt: skip

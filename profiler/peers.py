@@ -23,12 +23,13 @@ class Peer:
     kind: how it is run, of `openers.OPEN`, or another opener as `module:function`.
     make: makes its files from a model of each form (`torch`, `onnx`), None where it runs the model itself; forms that
     are not there it cannot take.
-    needs: the modules that it imports.
+    needs: the modules that it imports. weights: the format that it holds them in, where that is less than the model's.
     """
 
     kind: str
     make: dict[str, Make | None]
     needs: tuple[str, ...] = ()
+    weights: str = ""
 
 
 PEERS: dict[str, Peer] = {
@@ -47,12 +48,20 @@ PEERS: dict[str, Peer] = {
     "openvino": Peer(
         "openvino", {"torch": exporters.openvino_torch, "onnx": exporters.openvino_file}, ("openvino",)
     ),
+    "tundish-int8": Peer("bundle", {"torch": exporters.ours_int8}, weights="int8"),
+    "tundish-int4": Peer("bundle", {"torch": exporters.ours_int4}, weights="int4"),
+    "llama-cpp": Peer("llama-cpp", {"torch": exporters.gguf_file}, ("llama_cpp",), weights="int4"),
 }  # fmt: skip
 
 
-def chosen(names: Iterable[str] | None) -> list[str]:
-    """The peers by their own names, each once, ours first. Raises: TundishError naming those that there are not."""
-    wanted = [ALIASES.get(n, n) for n in names] if names is not None else list(PEERS)
+def chosen(names: Iterable[str] | None, phase: str = "prefill") -> list[str]:
+    """The peers by their own names, each once, ours first; by default all that compute with the model's own weights,
+    and for `decode` those that hold them in fewer bits too.
+
+    Raises: TundishError naming those that there are not.
+    """
+    usual = [name for name, peer in PEERS.items() if phase == "decode" or not peer.weights]
+    wanted = [ALIASES.get(n, n) for n in names] if names is not None else usual
     unknown = [repr(n) for n in wanted if n not in PEERS]
     if unknown:
         raise TundishError(f"there is no peer {', '.join(unknown)}",
@@ -68,10 +77,13 @@ def cannot(name: str, form: str) -> str | None:
         return f"takes {known}, and this is {_FORMS[form]}"
     missing = [module for module in peer.needs if importlib.util.find_spec(module) is None]
     if missing:
-        return f"{missing[0]} is not installed: pip install 'tundish[bench]'"
+        where = _ELSEWHERE.get(missing[0], "'tundish[bench]'")
+        return f"{missing[0]} is not installed: pip install {where}"
     return None
 
 
+# What is in no extra of ours: it is compiled from C++ for minutes.
+_ELSEWHERE = {"llama_cpp": "llama-cpp-python"}
 _FORMS = {"torch": "a torch module", "onnx": "an ONNX file"}
 
 

@@ -237,12 +237,12 @@ def test_json_and_nothing_else_on_stdout(command: Command, made: Path) -> None:
     graph, bundle = made / "bert.tir", made / "bert.tundish"
     told = command("compile", graph, "-o", "x.tundish", "--json", "--explain")
     assert not told.err and set(told.json) == {
-        "bundle", "bytes", "model", "target", "backend", "precision", "phase", "sizes", "memory", "notes", "tuning",
-        "passes"}  # fmt: skip
+        "bundle", "bytes", "model", "target", "backend", "precision", "weights", "phase", "entries", "sizes",
+        "generation", "memory", "notes", "tuning", "passes"}  # fmt: skip
     assert {"pass", "what", "where", "times"} == set(told.json["passes"][0])
     told = command("verify", bundle, "--json")
     assert not told.err and set(told.json) == {
-        "passed", "outputs", "cases", "origin", "by_case", "first_difference", "notes"}  # fmt: skip
+        "passed", "outputs", "cases", "origin", "by_case", "first_difference", "notes", "perplexity"}  # fmt: skip
     assert {"name", "max_abs_error", "max_rel_error", "tolerance"} <= set(told.json["outputs"][0])
     told = command("run", bundle, *RANDOM, "--json", "--output", "answers")
     assert not told.err and [r["output"] for r in told.json] == ["last_hidden_state", "pooler_output"]
