@@ -42,6 +42,10 @@ class Step:
         tokens = Range(1, min(self.context or MOST_TOKENS, MOST_TOKENS))
         self.ranges = {"batch": rows, "tokens": tokens, "wanted": tokens, "capacity": room, "window_capacity": room}
         self.program: Program = captured(self.source, self.ranges)
+        ids = next(v for v in self.program.entry.inputs if v.name == "input_ids")
+        if [str(d) for d in ids.type.shape] != ["batch", "tokens"]:
+            raise CaptureError(f"{source.name} takes as many tokens as rows only, where caches stay in place",
+                               found=str(ids.type))  # fmt: skip
 
     def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """What the original answers."""

@@ -96,7 +96,8 @@ def signatures(plan: Plan) -> dict[str, Signature]:
         inputs = tuple(spec(v.name, v.type) for v in graph.inputs)
         pairs = zip(graph.output_names, graph.outputs, strict=True)
         outputs = tuple(spec(name, v.type) for name, v in pairs)
-        found[entry] = Signature(inputs, outputs, _named(symbols, inputs), overwritten(program, variants[0].function))
+        aliases = plan.aliases.get(entry) or overwritten(program, variants[0].function)
+        found[entry] = Signature(inputs, outputs, _named(symbols, inputs), dict(aliases))
     return found
 
 

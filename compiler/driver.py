@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import TextIO
 
+from ..ir.aliases import overwritten
 from ..ir.diagnostics import CompileError, ours
 from ..ir.graph import Program
 from .passes.choose import choose
@@ -94,7 +95,8 @@ def compile_program(
 
 def _plan(program: Program, task: Task) -> Plan:
     entries = {name: (Variant(Guard(), name),) for name in program.entries}
-    return Plan(program, entries, task.capabilities.backend, task.machine.target)
+    aliases = {name: found for name in program.entries if (found := overwritten(program, name))}
+    return Plan(program, entries, task.capabilities.backend, task.machine.target, aliases=aliases)
 
 
 def _run(step: Pass, plan: Plan, task: Task, before: Collection[str]) -> Plan:

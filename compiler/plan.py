@@ -48,6 +48,8 @@ class Plan:
 
     decisions: pass name -> what it decided, keyed inside by (function, call path, node) where it differs by node.
     picks: what passes chose that a tuner could choose otherwise, each place once.
+    aliases: of an entry that writes over its inputs, output -> the input whose buffer it is. Noted before any pass: a
+    write that is taken in parts still ends in that buffer, element by element.
     """
 
     program: Program
@@ -57,6 +59,7 @@ class Plan:
     decisions: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     picks: tuple[Pick, ...] = ()
+    aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> Plan:
         return dataclasses.replace(self, **changes)

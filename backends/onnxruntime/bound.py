@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ...ir import dims
@@ -14,6 +15,14 @@ from ...ir.walk import steps
 from ..signature import Signature
 
 Arrays = Mapping[str, np.ndarray]
+# What numpy has no type of its own for passes by its bits: onnxruntime's name and number for it.
+BITS = {
+    np.dtype(ml_dtypes.bfloat16): ("tensor(bfloat16)", 16),
+    np.dtype(ml_dtypes.float8_e4m3fn): ("tensor(float8e4m3fn)", 17),
+    np.dtype(ml_dtypes.float8_e4m3fnuz): ("tensor(float8e4m3fnuz)", 18),
+    np.dtype(ml_dtypes.float8_e5m2): ("tensor(float8e5m2)", 19),
+    np.dtype(ml_dtypes.float8_e5m2fnuz): ("tensor(float8e5m2fnuz)", 20),
+}
 
 
 class OrtBound:
@@ -95,4 +104,5 @@ def places(program: Program, entry: str) -> list[str]:
 
 
 def _bind(bind: Any, name: str, array: np.ndarray) -> None:
-    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    bits = BITS.get(array.dtype)
+    bind(name, "cpu", 0, array.dtype.type if bits is None else bits[1], array.shape, array.ctypes.data)

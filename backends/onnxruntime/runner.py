@@ -7,28 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from ...ir.diagnostics import RunError
 from ..base import Bound, Built, Profiled
 from ..options import OrtOptions, typed
 from ..signature import choose, known_entry
-from .bound import OrtBound
+from .bound import BITS, OrtBound
 from .sessions import session, switch
 
 if TYPE_CHECKING:
     import onnxruntime
 
-# What numpy has no type of its own for passes by its bits: onnxruntime's name and number for it.
-_BITS = {
-    np.dtype(ml_dtypes.bfloat16): ("tensor(bfloat16)", 16),
-    np.dtype(ml_dtypes.float8_e4m3fn): ("tensor(float8e4m3fn)", 17),
-    np.dtype(ml_dtypes.float8_e4m3fnuz): ("tensor(float8e4m3fnuz)", 18),
-    np.dtype(ml_dtypes.float8_e5m2): ("tensor(float8e5m2)", 19),
-    np.dtype(ml_dtypes.float8_e5m2fnuz): ("tensor(float8e5m2fnuz)", 20),
-}
-_NAMED = {name: dtype for dtype, (name, _) in _BITS.items()}
+_NAMED = {name: dtype for dtype, (name, _) in BITS.items()}
 
 
 class OrtRunner:
@@ -148,9 +139,9 @@ def _value(array: np.ndarray) -> Any:
     import onnxruntime as ort
 
     array = np.asarray(array, order="C")
-    if array.dtype in _BITS:
+    if array.dtype in BITS:
         bits = array.view(f"u{array.itemsize}")
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BITS[array.dtype][1])
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BITS[array.dtype][1])
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 

@@ -131,8 +131,8 @@ class Walk:
                 problem = f"{node.op.name}: ONNX Runtime has no kernels for {value.type.dtype}"
                 raise BuildError(problem, where=node.where)
         narrow = self._narrow(node)
-        if narrow is not None:
-            return self._widened(node, narrow)
+        if narrow is not None:  # between casts nothing is written in place, and what is not written would be lost
+            return self._decomposed(node) if node.op.aliases else self._widened(node, narrow)
         lowering = self._chosen.get(node) or self.table.get(node.op.name)
         if lowering is None:
             return self._decomposed(node)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ...ir import dims
-from ...ir.aliases import overwritten
 from ...ir.dims import Expr
 from ...ir.graph import Program
 from ...ir.tensor import TensorType
@@ -27,16 +27,14 @@ class CacheRoom:
         return each if self.longest is None else f"{each}; {self.longest:,} places of a row fit"
 
 
-def cache_room(program: Program, entry: str, free_bytes: int) -> CacheRoom | None:
-    """None where the entry writes into no cache. free_bytes: of memory, the weights taken off."""
-    graph, held = program.functions[entry], set(overwritten(program, entry).values())
+def cache_room(program: Program, entry: str, held: Collection[str], free_bytes: int) -> CacheRoom:
+    """held: the inputs that are caches. free_bytes: of memory, the weights taken off."""
+    graph = program.functions[entry]
     each: dict[str, int] = {}
     for value in graph.inputs:
         if value.name in held:
             name, size = _place_bytes(value.type)
             each[name] = each.get(name, 0) + size
-    if not each:
-        return None
     most = free_bytes // each["capacity"] if "capacity" in each else None
     high = program.symbols["capacity"].high if "capacity" in program.symbols else None
     longest = most if most is None or high is None else min(most, high)

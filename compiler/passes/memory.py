@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...ir import dims
-from ...ir.aliases import overwritten
 from ...ir.diagnostics import CompileError
 from ...ir.dims import Range
 from ...ir.graph import Node, Program, Value
@@ -56,7 +55,7 @@ def plan_memory(plan: Plan, task: Task) -> Plan:
     there are others: how large those are is decided when they are made.
     """
     sizes = largest(plan.program, task.ranges)
-    entries = [name for name in plan.program.entries if not overwritten(plan.program, name)] or plan.program.entries
+    entries = [name for name in plan.program.entries if name not in plan.aliases] or list(plan.program.entries)
     arenas = {name: arena(plan.program, name, sizes) for name in entries}
     weights = weights_bytes(plan.program)
     free = task.machine.memory_bytes - weights
@@ -67,8 +66,7 @@ def plan_memory(plan: Plan, task: Task) -> Plan:
         "sizes": sizes, "weights_bytes": weights, "inputs_bytes": inputs, "arena_bytes": biggest, "peak_bytes": peak,
         "arenas": arenas,
     }  # fmt: skip
-    rooms = {name: cache_room(plan.program, name, free) for name in plan.program.entries}
-    found["caches"] = {name: room for name, room in rooms.items() if room is not None}
+    found["caches"] = {n: cache_room(plan.program, n, set(held.values()), free) for n, held in plan.aliases.items()}
     graphs = [plan.program.functions[name] for name in entries]
     used = {s for graph in graphs for v in graph.inputs for d in v.type.shape for s in dims.symbols(d)}
     at = ", ".join(f"{k} {v}" for k, v in sizes.items() if k in used) or "fixed sizes"

@@ -31,7 +31,7 @@ def test_a_bundle_equals_eager_and_verifies(name: str, tmp_path: Path) -> None:
     bundle = tundish.compile(name, tmp_path / "b.tundish", batch="1..4", seq="1..64")
     assert_equals_eager(bundle, load(name))
     assert tundish.verify(bundle).passed
-    assert {n: str(r) for n, r in bundle.program.symbols.items()} == {"batch": "1..4", "seq": "1..64"}
+    assert {n: str(r) for n, r in bundle.entries["forward"].ranges.items()} == {"batch": "1..4", "seq": "1..64"}
 
 
 @pytest.mark.parametrize("name", LAYERS)

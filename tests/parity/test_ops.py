@@ -127,6 +127,20 @@ CASES = [
     Case("rotary", ("F[b,s,4,8]", "COS[b,s,4]", "SIN[b,s,4]")),
     Case("rotary", ("F[b,s,4,8]", "COS2[b,s,8]", "SIN2[b,s,8]"), {"interleaved": True}),
     Case("rotary", ("F[b,s,4,8]", "COS2[1,s,4]", "SIN2[1,s,4]"), {"interleaved": True}),
+    Case("cache_write", ("F[b,2,s+t,4]", "F[b,2,s,4]", "I[b]"), {"axis": 2}),
+    *(Case("cached_attention", (*new, *held, "I[b]", *more), {"scale": 0.3, **attrs})
+      for new, held in (
+          (("F[b,1,4,8]", "F[b,1,2,8]", "F[b,1,2,8]"), ("F[b,2,t,8]", "F[b,2,t,8]")),  # decoding
+          (("F[b,s,4,8]", "F[b,s,2,8]", "F[b,s,2,8]"), ("F[b,2,s+t,8]", "F[b,2,s+t,8]")),  # row by row
+          (("F[b,s,4,5]", "F[b,s,2,5]", "F[b,s,2,6]"), ("F[b,2,s+t,5]", "F[b,2,s+t,6]")),  # in its parts
+      )
+      for more, attrs in (((), {}), ((), {"window": 3}), ((), {"softcap": 2.0}), (("_", "F[4]"), {}))),
+    Case("cached_attention", ("F[b,1,4,8]", "F[b,1,2,8]", "F[b,1,2,8]", "F[b,2,t,8]", "F[b,2,t,8]", "I[b]",
+                              "F[1,4,1,t]"), {"scale": 0.3}),
+    Case("cached_attention", ("F[b,s,4,8]", "F[b,s,2,8]", "F[b,s,2,8]", "F[b,2,s+t,8]", "F[b,2,s+t,8]", "I[b]",
+                              "F[b,4,s,s+t]"), {"scale": 0.3}),
+    Case("attention", ("F[b,s,4,8]", "F[b,s+t,2,8]", "F[b,s+t,2,8]", "_", "_", "_", "I[b]"),
+         {"scale": 0.3, "causal": True, "window": 3}),
     Case("cache_write", ("F[b,s+t,4]", "F[b,s,4]", "I[]")), Case("cache_write", ("F[b,s+t,2,4]", "F[b,s,2,4]", "I[b]")),
     Case("dequantize", ("Q[8,6]", "F[2,6]"), {"bits": 8, "group": 4}),
     Case("dequantize", ("Q[6,7]", "F[6,2]", "F[6,2]"), {"bits": 4, "group": 4, "axis": 1, "scheme": "asymmetric"}),
