@@ -113,6 +113,7 @@ def step_source(source: Source) -> StepSource:
     Raises: ModelError for a model that does not decode, or keeps anything but keys and values.
     """
     check_decodes(source)
+    _check_rotary(source)
     kept = tuple(_kept(source))
     if len({k.window for k in kept if k.window}) > 1:
         raise ModelError(f"{source.name} has sliding windows of several lengths, which is not built yet",
@@ -132,6 +133,19 @@ def step_source(source: Source) -> StepSource:
     described = describe(step, step.inputs_for(_TRACED, np.array([0, 3]), np.random.default_rng(0)))
     assert isinstance(described, StepSource)
     return described.replace(notes=step.notes)  # type: ignore[return-value]
+
+
+_CHANGING = ("dynamic", "longrope")  # transformers' kinds of rotary embedding that hang on the longest text of a batch
+
+
+def _check_rotary(source: Source) -> None:
+    """Raises: ModelError where a row's answer hangs on how long the others are."""
+    module: Any = source.module
+    said = getattr(module.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = {d.get("rope_type") for d in (said, *(v for v in said.values() if isinstance(v, dict)))}
+    if changing := sorted(kinds & set(_CHANGING)):
+        raise ModelError(f"{source.name} turns positions by how long the longest text of a batch is",
+                         found=f"rope_type {changing[0]}", hint="compile it with --phase prefill")  # fmt: skip
 
 
 def _kept(source: Source) -> Iterator[Kept]:
