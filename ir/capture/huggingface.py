@@ -152,6 +152,17 @@ def _of_cache(position: Any, q_length: Any, kv_length: Any, mask_function: Any, 
     return mask_function(rows, torch.zeros_like(rows), query, torch.arange(kv_length, device=position.device))
 
 
+def _eager(*args: Any, q_offset: Any = 0, dtype: Any = None, **options: Any) -> Any:
+    """transformers' mask of numbers, for attention that a model writes out; of a cache too, of any row's position."""
+    import torch
+    from transformers import masking_utils as m
+
+    dtype = dtype or torch.float32
+    if not (isinstance(q_offset, torch.Tensor) and q_offset.dim() == 1):
+        return m.eager_mask(*args, q_offset=q_offset, dtype=dtype, **options)
+    return torch.where(_mask(*args, q_offset=q_offset, **options), 0.0, torch.finfo(dtype).min)
+
+
 def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, dropout: float = 0.0,
                scaling: float | None = None, is_causal: bool | None = None, softcap: float | None = None,
                s_aux: Any = None, position_bias: Any = None, **options: Any) -> tuple[Any, None]:  # fmt: skip
@@ -189,18 +200,21 @@ def hooked(module: Any) -> Iterator[None]:
     if "transformers.modeling_utils" not in sys.modules:  # never loaded: no module of it can be inside
         yield
         return
-    from transformers import PreTrainedModel
+    from transformers import AttentionMaskInterface, PreTrainedModel
 
     roots = [m for m in module.modules() if isinstance(m, PreTrainedModel)]
+    written_out = AttentionMaskInterface()["eager"]
     saved = [(m.config, m.config._attn_implementation_internal) for m in roots]
     try:
         if roots:
             _register()
+            AttentionMaskInterface.register("eager", _eager)
         for root in roots:
             if type(root)._can_set_attn_implementation():
                 root.config._attn_implementation_internal = NAME
         with hooked_experts(module):
             yield
     finally:
+        AttentionMaskInterface.register("eager", written_out)
         for config, before in saved:
             config._attn_implementation_internal = before
