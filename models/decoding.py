@@ -17,7 +17,7 @@ import numpy as np
 
 from .cases import make
 from .errors import ModelError
-from .source import DTYPES, InputSpec, Source, describe, shapes_only, to_numpy, to_torch
+from .source import DTYPES, InputSpec, Source, named_outputs, shapes_only, to_numpy, to_torch
 
 PAST = "past"
 _PROBE = 2  # tokens of the run that shows what the model keeps; one is a special case in some models
@@ -50,8 +50,7 @@ def decode_step(source: Source) -> Source:
         max_seq=None if source.max_seq is None else source.max_seq - 1,
         notes=(*source.notes, "one decode step: the cache is concatenated, not written in place"),
     )  # fmt: skip
-    described = describe(step, make(step, 1, _PROBE, np.random.default_rng(0)))
-    return described.replace(notes=step.notes)
+    return step.replace(outputs=named_outputs(step, make(step, 1, _PROBE, np.random.default_rng(0))))
 
 
 def kept_bytes(source: Source) -> dict[int, int]:

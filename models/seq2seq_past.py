@@ -16,7 +16,7 @@ import numpy as np
 from .cases import make
 from .decoding import PAST, name_of
 from .errors import ModelError
-from .source import InputSpec, Source, describe
+from .source import InputSpec, Source, named_outputs
 
 _SIDES = ("decoder", "encoder")
 _KINDS = ("key", "value")
@@ -29,8 +29,8 @@ def encoder_of(source: Source) -> Source:
     module: Any = source.module
     inputs = tuple(s for s in source.inputs if not s.name.startswith("decoder_"))
     whole = source.replace(module=module.get_encoder(), inputs=inputs, outputs=(), constants={"return_dict": True})
-    described = describe(whole, make(whole, 1, _PROBE, np.random.default_rng(0)))
-    return described.replace(outputs=("last_hidden_state",), notes=source.notes)
+    outputs = named_outputs(whole, make(whole, 1, _PROBE, np.random.default_rng(0)))
+    return whole.replace(outputs=tuple(n for n in outputs if n == "last_hidden_state"))
 
 
 def decoder_of(source: Source) -> Source:
@@ -58,8 +58,7 @@ def decoder_of(source: Source) -> Source:
     names = [name for name, *_ in held]
     whole = source.replace(module=_stepping(module, names), inputs=inputs, outputs=(), constants={})
     few = {KEPT: np.ones((1, _PROBE // 2), bool)}
-    described = describe(whole, make(whole, 1, _PROBE, np.random.default_rng(0), others=few))
-    return described.replace(notes=source.notes)
+    return whole.replace(outputs=named_outputs(whole, make(whole, 1, _PROBE, np.random.default_rng(0), others=few)))
 
 
 def file_name(name: str) -> str:

@@ -168,6 +168,13 @@ class Source:
 
 def describe(source: Source, probe: Arrays) -> Source:
     """The source with its outputs named and its bytes counted, by one run on `probe`."""
+    outputs = named_outputs(source, probe)
+    notes = (*source.notes, *odd_weights(source.name, source.module))
+    return source.replace(outputs=outputs, parameter_bytes=count_bytes(source.module), notes=notes)
+
+
+def named_outputs(source: Source, probe: Arrays) -> tuple[str, ...]:
+    """What it returns, by one run on `probe`. Raises: ModelError where it does not run, or returns no tensor."""
     import torch
 
     with torch.no_grad(), _plain_layers(), shapes_only(source.module) if source.on_meta else nullcontext() as to_fake:
@@ -187,8 +194,7 @@ def describe(source: Source, probe: Arrays) -> Source:
             ) from error  # fmt: skip
     if not found:
         raise ModelError(f"{source.name} returns no tensor")
-    notes = source.notes if source.phase == "step" else (*source.notes, *odd_weights(source.name, source.module))
-    return source.replace(outputs=tuple(found), parameter_bytes=count_bytes(source.module), notes=notes)
+    return tuple(found)
 
 
 def odd_weights(name: str, module: torch.nn.Module) -> list[str]:

@@ -8,6 +8,7 @@ from .cases import Case, Span
 from .stepping import StepSource
 
 _TOKENS, _PAST, _SPARE = 9, 21, 5
+_LARGE = 1 << 28  # bytes of weights, which the original reads once for each row that is elsewhere: then fewer rows
 
 
 def step_cases(source: StepSource, batch: Span, capacity: Span, *, seed: int = 0) -> tuple[Case, ...]:
@@ -16,7 +17,7 @@ def step_cases(source: StepSource, batch: Span, capacity: Span, *, seed: int = 0
     batch, capacity: (low, high), both included. The same arguments give the same arrays.
     """
     room = min(capacity[1], source.max_seq or capacity[1])
-    rows = max(batch[0], min(batch[1], 3))
+    rows = max(batch[0], min(batch[1], 3 if source.parameter_bytes < _LARGE else 2))
     few = max(batch[0], 1)
     plan = (
         ("prompts of several rows", rows, _TOKENS, 0, 2),

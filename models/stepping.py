@@ -17,7 +17,7 @@ import numpy as np
 from .caches import filled_cache, written_cache
 from .decoding import check_decodes, name_of, probed
 from .errors import ModelError
-from .source import DTYPES, InputSpec, Source, describe, to_numpy, to_torch
+from .source import DTYPES, InputSpec, Source, named_outputs, to_numpy, to_torch
 
 STEP = "step"
 CACHE = "cache"
@@ -62,14 +62,16 @@ class StepSource(Source):
         return tuple(sorted({k.window for k in self.kept if k.window}))
 
     def traced(self) -> dict[str, np.ndarray]:
-        """Inputs to trace it with: no two sizes are equal."""
-        return self.inputs_for(_TRACED, np.array([4, 7]), np.random.default_rng(0))
+        """Inputs to trace it with, on empty caches: no two sizes are equal."""
+        return self.inputs_for(_TRACED, np.array([4, 7]), np.random.default_rng(0), fill=False)
 
-    def inputs_for(self, sizes: Mapping[str, int], past: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def inputs_for(
+        self, sizes: Mapping[str, int], past: np.ndarray, rng: np.random.Generator, *, fill: bool = True
+    ) -> dict[str, np.ndarray]:
         """Inputs of these sizes (batch, tokens, wanted, capacity, window_capacity).
 
-        The caches hold what the model keeps of drawn texts of `past` [batch] tokens; the new tokens are drawn, and the
-        last `wanted` of them asked for.
+        The caches hold what the model keeps of drawn texts of `past` [batch] tokens, nothing where they are not to be
+        filled; the new tokens are drawn, and the last `wanted` of them asked for.
         """
         ids = self.inputs[0]
         rows, tokens = sizes["batch"], sizes["tokens"]
@@ -84,22 +86,22 @@ class StepSource(Source):
         caches = {
             k.name: np.zeros((rows, k.heads, sizes[f"{k.prefix}capacity"], k.size), DTYPES[k.dtype]) for k in self.kept
         }
-        for i, count in enumerate(past):
-            if count and not self.on_meta:
-                self._fill(caches, i, text[i, :count])
+        if fill and past.any() and not self.on_meta:
+            self._fill(caches, past, text[:, : int(past.max())])
         return {s.name: (drawn | caches)[s.name] for s in self.inputs}
 
-    def _fill(self, caches: dict[str, np.ndarray], row: int, text: np.ndarray) -> None:
+    def _fill(self, caches: dict[str, np.ndarray], past: np.ndarray, text: np.ndarray) -> None:
+        """All rows in one run: no token's keys and values hang on what comes after it."""
         import torch
 
         module: Any = self.module
         with torch.no_grad():
-            found = module.kept(to_torch(text[None].astype(np.int64)))
+            found = module.kept(to_torch(text.astype(np.int64)))
         for k in self.kept:
-            array = to_numpy(found[k.name])[0]
-            if k.window:
-                array = array[:, -(k.window - 1) :] if k.window > 1 else array[:, :0]
-            caches[k.name][row, :, : array.shape[1]] = array
+            array = to_numpy(found[k.name])
+            for row, count in enumerate(past):
+                start = max(0, int(count) - (k.window - 1)) if k.window else 0
+                caches[k.name][row, :, : int(count) - start] = array[row, :, start : int(count)]
 
 
 def step_source(source: Source) -> StepSource:
@@ -130,9 +132,8 @@ def step_source(source: Source) -> StepSource:
     fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
     step = StepSource(**{**fields, "module": _stepping(source.module, kept), "inputs": inputs, "outputs": (),
                          "constants": {}, "phase": STEP, "kept": kept})  # fmt: skip
-    described = describe(step, step.inputs_for(_TRACED, np.array([0, 3]), np.random.default_rng(0)))
-    assert isinstance(described, StepSource)
-    return described.replace(notes=step.notes)  # type: ignore[return-value]
+    probe = step.inputs_for(_TRACED, np.array([0, 3]), np.random.default_rng(0))
+    return dataclasses.replace(step, outputs=named_outputs(step, probe))
 
 
 _CHANGING = ("dynamic", "longrope")  # transformers' kinds of rotary embedding that hang on the longest text of a batch
@@ -178,7 +179,7 @@ def _stepping(module: Any, kept: tuple[Kept, ...]) -> Any:
         return run(self, base, kept, inputs)
 
     def kept_of(self: Any, input_ids: Any) -> dict[str, Any]:
-        """Keys and values of every layer and token of one text [1, length]."""
+        """Keys and values of every layer and token of texts [rows, length]."""
         from transformers import DynamicCache
 
         cache = DynamicCache()
@@ -229,22 +230,27 @@ def _in_place(self: Any, base: Any, kept: tuple[Kept, ...], inputs: Mapping[str,
 
 
 def _row_by_row(self: Any, base: Any, kept: tuple[Kept, ...], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """As the original does it: each row alone, on a cache of its own kind."""
+    """As the original does it: each row on a cache of its own kind, together with those that are as far as it is."""
     import torch
 
     ids, select, outs = inputs["input_ids"], inputs["select"], {k.name: inputs[k.name].clone() for k in kept}
-    logits, tokens = [], ids.shape[1]
-    for row, past in enumerate(inputs["position"].tolist()):
-        ends = {k: int(inputs[f"{k.prefix}position"][row]) for k in kept}
-        held = {i: tuple(outs[x.name][row : row + 1, :, : ends[x]] for x in pair) for i, pair in _pairs(kept)}
+    places = torch.stack([inputs["position"], inputs.get(f"{WINDOW}position", inputs["position"])], 1)
+    logits, tokens = {}, ids.shape[1]
+    for place in places.unique(dim=0):
+        rows = (places == place).all(1).nonzero()[:, 0]
+        past = int(place[0])
+        ends = {k: int(place[1 if k.window else 0]) for k in kept}
+        held = {i: tuple(outs[x.name][rows, :, : ends[x]] for x in pair) for i, pair in _pairs(kept)}
         cache = filled_cache(self.config, held, past)  # type: ignore[arg-type]
-        out = base.forward(self, input_ids=ids[row : row + 1], past_key_values=cache, use_cache=True, return_dict=True,
-                           attention_mask=torch.ones((1, past + tokens), dtype=torch.int64),
-                           **_places(base, past + torch.arange(tokens)[None]), **_chosen(base, select))  # fmt: skip
-        logits.append(_answer(base, out, select))
+        mask = torch.ones((len(rows), past + tokens), dtype=torch.int64)
+        out = base.forward(self, input_ids=ids[rows], past_key_values=cache, use_cache=True, return_dict=True,
+                           attention_mask=mask, **_places(base, past + torch.arange(tokens)[None]),
+                           **_chosen(base, select))  # fmt: skip
+        logits |= dict(zip(rows.tolist(), _answer(base, out, select), strict=True))
         for k in kept:
-            outs[k.name][row : row + 1, :, ends[k] : ends[k] + tokens] = _of(cache, k)[:, :, -tokens:]
-    return {"logits": torch.cat(logits), **{f"{name}_out": tensor for name, tensor in outs.items()}}
+            outs[k.name][rows, :, ends[k] : ends[k] + tokens] = _of(cache, k)[:, :, -tokens:]
+    answers = torch.stack([logits[row] for row in range(len(ids))])
+    return {"logits": answers, **{f"{name}_out": tensor for name, tensor in outs.items()}}
 
 
 def _pairs(kept: tuple[Kept, ...]) -> Iterator[tuple[int, tuple[Kept, Kept]]]:
