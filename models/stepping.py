@@ -235,7 +235,8 @@ def _row_by_row(self: Any, base: Any, kept: tuple[Kept, ...], inputs: Mapping[st
 
     ids, select, outs = inputs["input_ids"], inputs["select"], {k.name: inputs[k.name].clone() for k in kept}
     places = torch.stack([inputs["position"], inputs.get(f"{WINDOW}position", inputs["position"])], 1)
-    logits, tokens = {}, ids.shape[1]
+    logits: dict[int, Any] = {}
+    tokens = ids.shape[1]
     for place in places.unique(dim=0):
         rows = (places == place).all(1).nonzero()[:, 0]
         past = int(place[0])

@@ -6,6 +6,7 @@ rows only where all caches are empty; `rows` runs them one by one elsewhere.
 
 from __future__ import annotations
 
+from ...ir.dims import Dim
 from ...ir.dtypes import DTYPES, f32, i64
 from ...ir.graph import Node
 from .emit import Emit
@@ -38,6 +39,26 @@ def _cached_attention(to: Emit, node: Node) -> Names:
         softcap=a["softcap"] or None,
     )  # fmt: skip
     return [to.reshape(y, (b, s, h * d), (b, s, h, d)), keys, values]
+
+
+@lowers(FAST, "cache_write")
+def _cache_write(to: Emit, node: Node) -> Names:
+    """ScatterND of whole rows, which writes into the buffer it is given where that is the cache's own."""
+    cache, new, position = (one(node, i) for i in range(3))
+    axis, shape = node.attrs["axis"], new.type.shape[: node.attrs["axis"] + 1]
+    indices = []
+    for i, size in enumerate(shape):
+        own: list[Dim] = [1] * (axis + 1)
+        own[i] = size
+        at = to("Range", to.scalar(0, i64), to.sizes.scalar(size), to.scalar(1, i64))
+        at = to.reshape(at, (size,), own)
+        if i == axis:
+            first = to.cast(position, i64)
+            rows = position.type.shape
+            at = to("Add", at, to.reshape(first, rows, (*rows, *[1] * axis) if rows else [1] * (axis + 1)))
+        spread = to("Expand", at, to.sizes.shape(shape))
+        indices.append(to.reshape(spread, shape, (*shape, 1)))
+    return to("ScatterND", cache, to("Concat", *indices, axis=-1), new)
 
 
 def _seen(to: Emit, node: Node, total: str) -> str:
