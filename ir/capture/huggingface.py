@@ -152,17 +152,15 @@ def _of_cache(position: Any, q_length: Any, kv_length: Any, mask_function: Any, 
     return mask_function(rows, torch.zeros_like(rows), query, torch.arange(kv_length, device=position.device))
 
 
-def _eager(batch_size: Any, q_length: Any, kv_length: Any, q_offset: Any = 0, *args: Any, dtype: Any = None,
-           **options: Any) -> Any:  # fmt: skip
+def _eager(**given: Any) -> Any:
     """transformers' mask of numbers, for attention that a model writes out; of a cache too, of any row's position."""
     import torch
     from transformers import masking_utils as m
 
-    dtype = dtype or torch.float32
-    if not (isinstance(q_offset, torch.Tensor) and q_offset.dim() == 1):
-        return m.eager_mask(batch_size, q_length, kv_length, q_offset, *args, dtype=dtype, **options)
-    mask = _mask(batch_size, q_length, kv_length, q_offset, *args, **options)
-    return torch.where(mask, 0.0, torch.finfo(dtype).min)
+    start = given.get("q_offset")
+    if not (isinstance(start, torch.Tensor) and start.dim() == 1):
+        return m.eager_mask(**given)
+    return torch.where(_mask(**given), 0.0, torch.finfo(given.get("dtype", torch.float32)).min)
 
 
 def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, dropout: float = 0.0,
