@@ -143,7 +143,7 @@ def _check_rotary(source: Source) -> None:
     """Raises: ModelError where a row's answer hangs on how long the others are."""
     module: Any = source.module
     said = getattr(module.config.get_text_config(), "rope_parameters", None) or {}
-    kinds = {d.get("rope_type") for d in (said, *(v for v in said.values() if isinstance(v, dict)))}
+    kinds = {str(d.get("rope_type")) for d in (said, *(v for v in said.values() if isinstance(v, dict)))}
     if changing := sorted(kinds & set(_CHANGING)):
         raise ModelError(f"{source.name} turns positions by how long the longest text of a batch is",
                          found=f"rope_type {changing[0]}", hint="compile it with --phase prefill")  # fmt: skip
