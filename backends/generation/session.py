@@ -40,6 +40,9 @@ class Session:
         self._window = min((int(w["window"]) for w in info.get("windows", ())), default=0)
         self._piece = int(self._signature.symbols["tokens"][1] or SLACK)
         sizes = self._sizes()
+        context = info.get("context")
+        if context is not None and capacity > int(context):
+            raise RunError(f"the model takes {context} tokens of context, not {capacity}", hint="ask for fewer tokens")
         self._check(sizes)
         self._caches = allocate(self._signature, sizes)
         self._windowed = {s.name for s in self._signature.inputs if "window_capacity" in s.shape}
