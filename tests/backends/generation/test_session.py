@@ -112,7 +112,10 @@ def test_caches_are_written_in_place(bundle: Any) -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "said"),
-    [([[1] * (LONG + 1)], "would have 41 tokens"), ([[VOCAB]], "none of the model's"), ([[1], [2]], "there are 1 rows")],
+    [
+        ([[1] * (LONG + 1)], "would have 41 tokens"), ([[VOCAB]], "none of the model's"),
+        ([[1], [2]], "there are 1 rows"),
+    ],
 )
 def test_what_cannot_be_read(bundle: Any, tokens: list[list[int]], said: str) -> None:
     with pytest.raises(RunError, match=said):
