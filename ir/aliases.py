@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .graph import Graph, Program, Value, callee, producers, users
+from .graph import Graph, Program, Value, callee, producers
 
 
 def overwritten(program: Program, entry: str) -> dict[str, str]:
-    """Output -> the input whose buffer it is; none for a buffer that is also read as it was before."""
+    """Output -> the input whose buffer it is."""
     graph = program.functions[entry]
     found = {}
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
@@ -18,7 +18,7 @@ def overwritten(program: Program, entry: str) -> dict[str, str]:
 
 def _origin(program: Program, graph: Graph, value: Value) -> int | None:
     """The place among a graph's inputs of the buffer that a value was written into; None for one of its own."""
-    made_by, used, written = producers(graph), users(graph), False
+    made_by, written = producers(graph), False
     while value in made_by:
         node = made_by[value]
         at, inner = node.outputs.index(value), callee(node)
@@ -31,7 +31,5 @@ def _origin(program: Program, graph: Graph, value: Value) -> int | None:
             return None
         before = node.inputs[source]
         assert before is not None
-        if len(used[before]) > 1 or before in graph.outputs:
-            return None
         value, written = before, True
     return graph.inputs.index(value) if written else None
