@@ -28,7 +28,7 @@ AT_ROOT = {
     "cli_evaluating.py", "evaluating.py", "exporting.py", "weight_formats.py",
 }  # fmt: skip
 # Import name -> distribution, where they differ.
-DISTRIBUTIONS = {"onnxruntime": "onnxruntime-gpu", "google": "protobuf"}
+DISTRIBUTIONS = {"onnxruntime": "onnxruntime-gpu", "google": "protobuf", "llama_cpp": "llama-cpp-python"}
 
 
 def tree() -> dict[str, Path]:
@@ -85,7 +85,7 @@ def test_nothing_else_lies_at_the_root():
 
 
 def test_every_import_is_declared():
-    known = declared("compile", "bench", "eval", "report", "ray")
+    known = declared("compile", "bench", "eval", "report", "ray", "llama")
     assert {dist: file for dist, file in imported().items() if dist not in known} == {}
 
 
