@@ -38,10 +38,10 @@ def first_difference(bundle: Bundle, cases: Cases, captured: Program | None = No
     dtype = bundle.manifest.dtype
     case = _smallest_failing(bundle, cases, dtype)
     flat = unfold(bundle.program, fused=False)
-    evaluated = compare(lambda x: _numpy(flat, bundle.path, x), Cases("", [case]), dtype)
+    evaluated = compare(_numpy(flat, case, bundle.path), Cases("", [case]), dtype)
     if not evaluated.passed:
         return _program_at_fault(bundle, case, evaluated, captured)
-    graph = flat.functions[flat.entries[0]]
+    graph = flat.functions[case.entry]
     nodes = [n for n in graph.nodes if n.op.name != "weight"]
     expected = _inner_values(flat, bundle.path, case)
     with tempfile.TemporaryDirectory(prefix="tundish-bisect-") as folder:
@@ -70,12 +70,16 @@ def _alive_after(graph: Graph, nodes: list[Node], index: int) -> tuple[Value, ..
 
 
 def _smallest_failing(bundle: Bundle, cases: Cases, dtype: str) -> Case:
-    failing = [c for c in cases.cases if not compare(bundle.run, Cases("", [c]), dtype).passed]
+    def passes(case: Case) -> bool:
+        return compare(lambda x: bundle.run(x, case.entry), Cases("", [case]), dtype).passed
+
+    failing = [c for c in cases.cases if not passes(c)]
     return min(failing or cases.cases, key=lambda c: sum(a.size for a in c.inputs.values()))
 
 
-def _numpy(program: Program, folder: Path, inputs: Any) -> dict[str, np.ndarray]:
-    return Evaluator(program, folder=folder).run(inputs)
+def _numpy(program: Program, case: Case, folder: Path | None = None) -> Callable[[Any], dict[str, np.ndarray]]:
+    """The case's entry in numpy."""
+    return lambda inputs: Evaluator(program, folder=folder).run(inputs, case.entry)
 
 
 def _inner_values(program: Program, folder: Path, case: Case) -> dict[str, np.ndarray]:
@@ -85,7 +89,7 @@ def _inner_values(program: Program, folder: Path, case: Case) -> dict[str, np.nd
         if not path:  # inner values of fused kernels are no values of the entry
             found.update(zip((v.name for v in node.outputs), results, strict=True))
 
-    Evaluator(program, folder=folder, on_node=keep).run(case.inputs)
+    Evaluator(program, folder=folder, on_node=keep).run(case.inputs, case.entry)
     return found
 
 
@@ -116,7 +120,7 @@ class _Probe:
         self.count += 1
         out = self.folder / str(self.count)
         out.mkdir()
-        program = _ending_at(self.program, values)
+        program = _ending_at(self.program, self.case.entry, values)
         plan = Plan(
             program, {_PROBE: (Variant(Guard(), _PROBE),)}, self.bundle.plan_backend, self.bundle.target
         )
@@ -129,9 +133,9 @@ class _Probe:
             runner.close()
 
 
-def _ending_at(program: Program, values: tuple[Value, ...]) -> Program:
-    """The program cut down to what makes `values`; all inputs stay, so that the same case runs."""
-    graph = program.functions[program.entries[0]]
+def _ending_at(program: Program, entry: str, values: tuple[Value, ...]) -> Program:
+    """An entry of the program cut down to what makes `values`; all inputs stay, so that the same case runs."""
+    graph = program.functions[entry]
     needed, kept = set(values), []
     for node in reversed(graph.nodes):
         if needed & set(node.outputs):
@@ -145,7 +149,7 @@ def _ending_at(program: Program, values: tuple[Value, ...]) -> Program:
 
 def _program_at_fault(bundle: Bundle, case: Case, report: Report, captured: Program | None) -> dict[str, Any]:
     worst = max(report.outputs, key=lambda o: o.max_abs_error / (o.tolerance or 1.0))
-    by = f"{worst.name} by {worst.max_abs_error:.3g} (case {case.name})"
+    by = f"{worst.name} of {case.entry} by {worst.max_abs_error:.3g} (case {case.name})"
     start = f"the program itself differs from the original in {by}"
     found: dict[str, Any] = {"stage": "program", "output": worst.name, "max_abs_error": worst.max_abs_error}
     if captured is None:
@@ -153,7 +157,7 @@ def _program_at_fault(bundle: Bundle, case: Case, report: Report, captured: Prog
     dtype = bundle.manifest.dtype
 
     def agrees(program: Program) -> bool:
-        return compare(Evaluator(program).run, Cases("", [case]), dtype).passed
+        return compare(_numpy(program, case), Cases("", [case]), dtype).passed
 
     if not agrees(captured):
         return {**found, "stage": "capture", "text": f"{start}: it was captured wrong, before any pass"}

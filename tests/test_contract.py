@@ -187,6 +187,32 @@ def test_bisect_names_the_first_node_that_differs(tmp_path: Path, monkeypatch: p
     assert found["module"].startswith("encoder.layer.0.") and "modeling_bert.py:" in found["source"]
 
 
+@pytest.mark.parametrize("entry", ["forward", "step"])
+def test_bisect_looks_into_the_entry_that_differs(entry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tundish.backends.onnxruntime import lower
+
+    op = {"forward": "attention", "step": "cached_attention"}[entry]
+    sound = lower.table()[op]
+    layer = next(t for t in (lower.FAST, *lower.SINCE.values(), lower.STANDARD) if t.get(op) is sound)
+
+    def wrong(to, node):
+        first, *rest = made if isinstance(made := sound(to, node), list) else [made]
+        spoilt = to("Mul", first, to.scalar(1.01, node.outputs[0].type.dtype))
+        return [spoilt, *rest] if rest else spoilt
+
+    monkeypatch.setitem(layer, op, wrong)
+    lower.table.cache_clear()
+    try:
+        bundle = tundish.compile("gpt2-tiny", tmp_path / "m.tundish")
+        report = tundish.verify(bundle, bisect=True)
+    finally:
+        lower.table.cache_clear()
+    assert {o.name for o in report.outputs} == {"logits", "step: logits", "step: caches"}
+    assert {o.name.startswith("step") for o in report.outputs if not o.passed} == {entry == "step"}
+    found = report.first_difference
+    assert found["stage"] == "backend" and found["op"] == op and found["module"].startswith("transformer.h.0.attn")
+
+
 def test_a_wrong_bundle_is_not_written_when_it_is_to_be_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
