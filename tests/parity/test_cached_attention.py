@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tundish.backends.generation.caches import allocate
 from tundish.backends.onnxruntime.bound import OrtBound
 from tundish.ir.build import Builder
 from tundish.ir.dims import Range, symbol
@@ -19,7 +22,7 @@ from tundish.ir.tensor import TensorType
 from .build_kit import compiled, opened
 
 ROWS, NEW, ROOM = symbol("rows"), symbol("new"), symbol("room")
-SIZES = {"rows": Range(1, 4), "new": Range(1, 16), "room": Range(1, 64)}
+SIZES = {"rows": Range(1, 4), "new": Range(1, 16), "room": Range(1, 1 << 20)}
 HEADS, GROUPS, PLACES = 4, 2, 23
 KERNEL, WRITES = "GroupQueryAttention", "ScatterND"
 
@@ -160,3 +163,31 @@ def test_memory_that_cannot_be_written_in_place_is_refused(ready: Any, odd: str)
         held["keys"] = np.repeat(held["keys"], 2, axis=3)[..., ::2]
     with pytest.raises(RunError, match="'keys' cannot be written over in place"):
         runner.bind("step", held)
+
+
+def resident(array: np.ndarray) -> int:
+    """Bytes of the mapping that an array lies in that are in memory."""
+    at, held = array.ctypes.data, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if "-" in first and not first.endswith(":"):
+            low, high = (int(x, 16) for x in first.split("-"))
+            held = low <= at < high
+        elif held and first == "Rss:":
+            return int(line.split()[1]) << 10
+    raise AssertionError("the array lies in no mapping")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_places_that_nothing_was_written_to_take_no_memory(ready: Any):
+    program, runner = ready
+    room, new = 1 << 16, 9
+    held = allocate(runner.built.entries["step"], {"rows": 1, "room": room})
+    given = turn(program, 1, new, [0])
+    if "bias" in given:
+        given["bias"] = np.zeros((1, HEADS, 1, room), np.float32)
+    before = resident(held["keys"])
+    runner.bind("step", held).run(given)
+    pages = sum(a.shape[1] * (1 + -(-new * a.shape[3] * 4 // mmap.PAGESIZE)) for a in held.values())
+    assert all(a[:, :, :new].any() for a in held.values())
+    assert resident(held["keys"]) - before <= pages * mmap.PAGESIZE < sum(a.nbytes for a in held.values()) / 50
