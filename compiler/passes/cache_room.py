@@ -16,6 +16,7 @@ class CacheRoom:
     """The caches of one row of one entry.
 
     place_bytes: by the size that says how long a cache is, what all caches of that length take for each place.
+                 Caches of a fixed length are left out: nobody chooses it.
     longest:     the most places of `capacity` that fit beside the weights; None where no cache has that length.
     """
 
@@ -32,17 +33,22 @@ def cache_room(program: Program, entry: str, held: Collection[str], free_bytes: 
     graph = program.functions[entry]
     each: dict[str, int] = {}
     for value in graph.inputs:
-        if value.name in held:
-            name, size = _place_bytes(value.type)
-            each[name] = each.get(name, 0) + size
+        name = _length(value.type) if value.name in held else None
+        if name is not None:
+            each[name] = each.get(name, 0) + _place_bytes(value.type)
     most = free_bytes // each["capacity"] if "capacity" in each else None
     high = program.symbols["capacity"].high if "capacity" in program.symbols else None
     longest = most if most is None or high is None else min(most, high)
     return CacheRoom(each, None if longest is None else max(0, longest))
 
 
-def _place_bytes(type: TensorType) -> tuple[str, int]:
-    """The name of a cache's length, and the bytes of one place of one row; its first axis is the rows."""
-    (name,) = {str(d) for d in type.shape[1:] if isinstance(d, Expr)}
+def _length(type: TensorType) -> str | None:
+    """The size that says how long a cache is; None where it is fixed, or several sizes vary beside its rows."""
+    varying = {str(d) for d in type.shape[1:] if isinstance(d, Expr)}
+    return varying.pop() if len(varying) == 1 else None
+
+
+def _place_bytes(type: TensorType) -> int:
+    """The bytes of one place of one row; a cache's first axis is the rows."""
     symbols = dims.symbols(dims.product(type.shape))
-    return name, int(dims.evaluate(type.bytes, dict.fromkeys(symbols, 1)))
+    return int(dims.evaluate(type.bytes, dict.fromkeys(symbols, 1)))

@@ -74,7 +74,8 @@ def plan_memory(plan: Plan, task: Task) -> Plan:
         check_fits(peak, task, f"a run at {at} takes")
     parts = f"{_spoken(weights)} weights, {_spoken(inputs)} inputs, {_spoken(biggest)} arena"
     notes = [Note("memory", f"{_spoken(peak)} at {at}: {parts}")]
-    notes += [Note("memory", f"caches of {name!r}: {room}") for name, room in found["caches"].items()]
+    counted = {name: room for name, room in found["caches"].items() if room.place_bytes}
+    notes += [Note("memory", f"caches of {name!r}: {room}") for name, room in counted.items()]
     for name in assumed(plan.program, task.ranges):
         notes.append(Note("memory", f"the range of {name} has no end: {sizes[name]} is assumed"))
     return plan.decide("memory", found, *notes)

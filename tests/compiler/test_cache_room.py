@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from compiler_kit import task
 
-from tundish.compiler.passes.cache_room import cache_room
+from tundish.compiler.driver import compile_program
+from tundish.compiler.passes.cache_room import CacheRoom, cache_room
 from tundish.ir.build import Builder
 from tundish.ir.dims import Range, symbol
 from tundish.ir.dtypes import f32, i64
@@ -38,3 +40,14 @@ def test_places_are_counted_by_length():
 def test_the_longest_text_is_what_memory_or_the_model_allows(free: int, fits: int):
     room = cache_room(program("capacity", "capacity"), "step", HELD, free)
     assert room.longest == fits
+
+
+def test_a_cache_of_a_fixed_length_is_not_counted_by_places():
+    b, rows = Builder(), symbol("batch")
+    cache = b.input("cache_0", TensorType(f32, (rows, 2, 16, 4)))
+    new, at = b.input("new", TensorType(f32, (rows, 2, 1, 4))), b.input("position", TensorType(i64, (rows,)))
+    graph = b.finish([b.emit("cache_write", cache, new, at, axis=2)], ["out"])
+    made = Program({"step": graph}, ("step",), {}, {"batch": Range(1, 8)})
+    assert cache_room(made, "step", HELD, 1 << 20) == CacheRoom({}, None)
+    plan = compile_program(made, task(ranges=made.symbols))
+    assert plan.aliases == {"step": {"out": "cache_0"}} and not [n for n in plan.notes if "caches of" in n.text]
