@@ -107,7 +107,7 @@ def test_a_family_that_no_line_is_written_for_equals_eager(what: str, tmp_path: 
 
 
 def test_windows_and_softcaps_are_attributes_and_padding_stays_two_dimensional(tmp_path: Path) -> None:
-    bundle = tundish.compile("gemma2-tiny", tmp_path / "b.tundish", batch="1..2", seq="1..32")
+    bundle = tundish.compile("gemma2-tiny", tmp_path / "b.tundish", batch="1..2", seq="1..32", phase="prefill")
     names = ("causal", "window", "softcap")
     found = {(*(n.attrs[name] for name in names), n.inputs[3].type.rank) for n in _attention(bundle)}
     assert found == {(True, 8, 50.0, 2), (True, 0, 50.0, 2)}
