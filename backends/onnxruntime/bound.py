@@ -38,28 +38,31 @@ class OrtBound:
         self._sizes = signature.sizes_of(self._held)
         self._given = [s for s in signature.inputs if s.name not in self._held]
         self._made = [s for s in signature.outputs if s.name not in signature.aliases]
-        self._types = {s.name: s.type for s in (*self._given, *self._made)}
+        self._types = {s.name: s.type for s in self._made}
         self._binding = session.io_binding()
         for output, name in signature.aliases.items():
             _bind(self._binding.bind_input, name, self._held[name])
             _bind(self._binding.bind_output, output, self._held[name])
         self._rows: list[OrtBound] = []
+        self._last: tuple[Any, ...] = ()  # the shapes and types of the inputs that are bound
+        self._kept: list[np.ndarray] = []  # the session is given bare addresses: inputs are copied into these
+        self._shapes: list[tuple[int, ...]] = []  # of the outputs at those sizes
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """One step: the outputs that are no buffers. Raises: RunError."""
-        inputs = {s.name: inputs[s.name] for s in self._given}
+        inputs = {s.name: np.asarray(inputs[s.name]) for s in self._given}
         if self._must_split(inputs):
             return self._one_by_one(inputs)
-        sizes = self._signature.sizes_of(inputs, self._sizes)
-        kept = []  # the session is given bare addresses
-        for spec in self._given:
-            array = np.ascontiguousarray(inputs[spec.name])
-            kept.append(array)
-            _bind(self._binding.bind_input, spec.name, array)
+        sizes = tuple((a.shape, a.dtype) for a in inputs.values())
+        if sizes == self._last:  # as in every step of a text: what is bound takes the new numbers
+            for kept, array in zip(self._kept, inputs.values(), strict=True):
+                kept[...] = array
+        else:
+            self._bind_inputs(inputs)
+            self._last = sizes
         made = {}
-        for spec in self._made:
-            type = self._types[spec.name]
-            made[spec.name] = np.empty([dims.evaluate(d, sizes) for d in type.shape], type.dtype.numpy)
+        for spec, shape in zip(self._made, self._shapes, strict=True):
+            made[spec.name] = np.empty(shape, self._types[spec.name].dtype.numpy)
             _bind(self._binding.bind_output, spec.name, made[spec.name])
         try:
             self._session.run_with_iobinding(self._binding)
@@ -67,7 +70,18 @@ class OrtBound:
             raise RunError(f"onnxruntime failed: {error}") from error
         return made
 
+    def _bind_inputs(self, inputs: Arrays) -> None:
+        """Copies of the inputs, bound, and the shapes of the outputs. Raises: RunError on what does not fit."""
+        self._last = ()
+        sizes = self._signature.sizes_of(inputs, self._sizes)
+        self._shapes = [tuple(dims.evaluate(d, sizes) for d in self._types[s.name].shape) for s in self._made]
+        self._kept = [np.array(a, order="C") for a in inputs.values()]
+        for name, array in zip(inputs, self._kept, strict=True):
+            _bind(self._binding.bind_input, name, array)
+
     def _must_split(self, inputs: Arrays) -> bool:
+        if not self._rowwise:
+            return False
         places = [inputs[name] for name in self._rowwise]
         several = any(inputs[s.name].ndim > 1 and min(inputs[s.name].shape[:2]) > 1 for s in self._given)
         return several and any(bool(p.any()) for p in places)
