@@ -169,6 +169,10 @@ class Emit:
         self._reshaped[result] = (name, before)
         return result
 
+    def unshaped(self, x: Value) -> tuple[str, tuple[Dim, ...]]:
+        """What a value is a reshape of, and its shape; itself where it is none."""
+        return self._reshaped.get(self.name(x), (self.name(x), tuple(x.type.shape)))
+
     def transpose(self, x: Arg, *perm: int) -> str:
         return self("Transpose", x, perm=perm)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ...ir.dtypes import boolean, i32, i64
+from ...ir.dtypes import boolean, f32, i32, i64
 from ...ir.graph import Node
 from .emit import Arg, Emit
-from .lower import STANDARD, Lowering, lowers
+from .lower import FAST, STANDARD, Lowering, lowers
 
 _AXES_AS_INPUT = {"ReduceSum": 13}  # the rest take axes as an attribute before opset 18
 
@@ -36,6 +36,20 @@ def _over_booleans(op_type: str) -> Lowering:
 for _name in ("sum", "mean", "max", "min", "prod"):
     lowers(STANDARD, _name)(_plain(f"Reduce{_name.capitalize()}"))
 lowers(STANDARD, "all")(_over_booleans("ReduceMin"))
+
+
+@lowers(FAST, "mean")
+def _mean(to: Emit, node: Node) -> str:
+    """The means of groups along the last axis of [b, s, n · group] are a pooling of it, without another shape."""
+    (x,) = node.inputs
+    assert x is not None
+    name, before = to.unshaped(x)
+    *rows, group = x.type.shape
+    wanted = (*rows[:-1], rows[-1] * group) if rows else ()
+    pooled = before == wanted and len(before) == 3 and isinstance(group, int) and x.type.dtype == f32
+    if not pooled or node.attrs["axes"] != (x.type.rank - 1,) or node.attrs["keepdims"]:
+        return _reduce(to, "ReduceMean", x, node)
+    return to("AveragePool", name, kernel_shape=[group], strides=[group])
 
 
 @lowers(STANDARD, "any")

@@ -75,7 +75,8 @@ def _product(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], task: Ta
 def split_offsets(program: Program, task: Task) -> Rewritten:
     """An offset that a backend's kernels do not add is added apart: each group of x has one number for all of it.
 
-    q · scale + zero = (q - middle) · scale + (middle · scale + zero), of which the last is the same in a group.
+    q · scale + zero = (q - middle) · scale + (middle · scale + zero), of which the last is the same in a group. It
+    meets the mean of the group's x, times their number: as groups are powers of two, that changes no digit.
     """
     return rewrite_graphs(program, "split_offsets", lambda graph: _split(graph, task))
 
@@ -100,10 +101,11 @@ def _apart(b: RuleBuilder, node: Node) -> Value:
     scale, zero = (as_type(b, b.present(present(v)), f32) for v in (scale, zero))
     product = b.emit("quantized_matmul", x, q, scale, **{**node.attrs, "scheme": "centred"})
     rest = b.emit("add", b.emit("mul", scale, b.constant(middle(bits), f32)), zero)  # [n, k / group]
+    rest = b.emit("mul", rest, b.constant(float(group), f32))
     groups = b.emit("reshape", x, shape=(*x.type.shape[:-1], x.type.shape[-1] // group, group))
-    sums = b.emit("sum", groups, axes=(groups.type.rank - 1,), keepdims=False)
+    means = b.emit("mean", groups, axes=(groups.type.rank - 1,), keepdims=False)
     rest = b.emit("transpose", as_type(b, rest, x.type.dtype), perm=(1, 0))
-    return b.emit("add", product, b.emit("linear", sums, rest, bias))
+    return b.emit("add", product, b.emit("linear", means, rest, bias))
 
 
 def _plain(b: RuleBuilder, scale: Value, task: Task) -> Value:

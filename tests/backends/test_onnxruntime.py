@@ -67,6 +67,21 @@ def test_nodes_are_named_after_modules_and_lines(plan: Plan) -> None:
     assert attention.where == Where("tiny.py", 7, "layers.0.attention")
 
 
+@pytest.mark.parametrize("keepdims, kind", [(False, "AveragePool"), (True, "ReduceMean")])
+def test_means_of_groups_are_pooled(keepdims: bool, kind: str, tmp_path: Path) -> None:
+    b = Builder()
+    x = b.input("x", TensorType(f32, (symbol("batch"), symbol("seq"), 96)))
+    groups = b.emit("reshape", x, shape=(*x.type.shape[:2], 3, 32))
+    graph = b.finish([b.emit("mean", groups, axes=(3,), keepdims=keepdims)])
+    program = Program({"main": graph}, ("main",), {}, {n: Range(1, 9) for n in ("batch", "seq")})
+    plan = Plan(program, {"main": (Variant(Guard(), "main"),)}, "onnxruntime", "cpu")
+    kinds = [n.op_type for n in emit(program, "main").nodes]
+    assert kind in kinds and ("Reshape" in kinds) == keepdims
+    given = {"x": np.random.default_rng(0).standard_normal((2, 5, 96), np.float32)}
+    (got,), (meant,) = run(plan, given, tmp_path).values(), evaluate(program, given).values()
+    np.testing.assert_allclose(got, meant, atol=1e-6)
+
+
 def test_what_all_layers_share_is_computed_once(plan: Plan) -> None:
     model = emit(plan.program, "main")
     kinds = [n.op_type for n in model.nodes]
