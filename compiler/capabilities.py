@@ -38,6 +38,7 @@ class Capabilities:
     features: CPU or device features that its files will need (`avx2`, ...).
     targets: the targets that it builds for.
     joins:   groups of projections of one input that it runs faster as one product: `qkv`, `gate_up`.
+    block_joins: the same where their weights are quantised.
     wide_inside: ops that keep their statistics in f32 themselves, whatever they are given; the others among those
       that must (`Op.keeps_f32`) get casts around them.
     kernels: op -> the names of the kernels that it has for it, the usual one first.
@@ -55,6 +56,7 @@ class Capabilities:
     fusions: frozenset[Fusion] = frozenset()
     features: frozenset[str] = frozenset()
     joins: frozenset[str] = frozenset()
+    block_joins: frozenset[str] = frozenset()
     targets: frozenset[str] = frozenset({"cpu"})
     wide_inside: frozenset[str] = frozenset()
     kernels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -55,6 +55,7 @@ class OnnxRuntime:
             fusions=frozenset() if self.portable else frozenset(Fusion(*key, key not in RARE) for key in FUSED),
             kernels={} if self.portable else kernels(),
             blocks=frozenset() if self.portable else frozenset(BLOCKS),
+            block_joins=frozenset({"qkv", "gate_up"}),  # with so few bytes a product, starting one is what costs
             x_bits=X_BITS,
             runs=runs(machine.cores) if machine.target == "cpu" else (),
         )

@@ -93,8 +93,10 @@ def _meeting(node: Node, group: str, used: Users) -> Node | None:
 
 
 def _pick(nodes: Sequence[Node], group: str, task: Task) -> Pick:
-    """Joined or apart, by what was measured for these sizes, else as the backend's `joins` say."""
-    options = (JOINED, APART) if group in task.capabilities.joins else (APART, JOINED)
+    """Joined or apart, by what was measured for these sizes, else as the backend's `joins` or `block_joins` say."""
+    able = task.capabilities
+    joins = able.joins if nodes[0].op.name == "linear" else able.block_joins
+    options = (JOINED, APART) if group in joins else (APART, JOINED)
     inner = nodes[0].inputs[0].type.shape[-1]  # type: ignore[union-attr]
     outer = "+".join(str(n.output.type.shape[-1]) for n in nodes)
     return task.tuning.pick(Choice("join", options), group, f"{inner}x{outer}", node_dtype(nodes[0]))

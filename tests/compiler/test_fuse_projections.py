@@ -6,7 +6,7 @@ import pytest
 from compiler_kit import BATCH, SEQ, Draft, only, ops, run, same_numbers, task, texts
 
 from tundish.compiler.passes.fuse_projections import fuse_projections
-from tundish.ir.dtypes import f32
+from tundish.ir.dtypes import f32, u8
 
 JOINS = task(joins=frozenset({"qkv", "gate_up"}))
 
@@ -42,6 +42,19 @@ def test_gate_and_up(act):
     program = d.program(d.emit("mul", hidden, up))
     done = run(fuse_projections, program, JOINS)
     assert ops(done.program).count("linear") == 1
+    same_numbers(program, done.program)
+
+
+@pytest.mark.parametrize("joins, products", [("joins", 2), ("block_joins", 1)])
+def test_quantised_weights_are_joined_where_the_backend_says_so_of_them(joins, products):
+    d = Draft()
+    x = d.x(BATCH, SEQ, 64)
+    forms = {"bits": 8, "group": 32, "scheme": "centred"}
+    numbers = [(d.weight(f"{n}q", 16, 64, dtype=u8), d.weight(f"{n}s", 16, 2)) for n in ("gate", "up")]
+    gate, up = (d.emit("quantized_matmul", x, q, scale, **forms) for q, scale in numbers)
+    program = d.program(d.emit("mul", d.emit("silu", gate), up))
+    done = run(fuse_projections, program, task(**{joins: frozenset({"gate_up"})}))
+    assert ops(done.program).count("quantized_matmul") == products
     same_numbers(program, done.program)
 
 
