@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .backends.bundle import Bundle, open_bundle
+from .backends.generation.session import STEP
 from .backends.inputs import random_inputs
 from .ir.diagnostics import CaptureError, TundishError
 from .ir.dims import Range
@@ -54,17 +55,28 @@ def _of_bundle(bundle: Bundle, load: Workload, against: str | None, task: str | 
 
     info, name = bundle.manifest.info, bundle.manifest.name
     phase = str(info.get("phase", "prefill"))
+    if load.phase == "decode" and STEP in bundle.entries:
+        phase = "decode"
     if load.phase not in (phase, "prefill"):  # which is the option's default
         raise TundishError(f"the bundle was compiled for {phase}", found=f"--phase {load.phase}")
     if task is not None and task != info.get("task"):
         raise TundishError("a bundle has its head already", found=f"--task {task}")
-    ranges = {n: Range(*span) for e in bundle.entries.values() for n, span in e.symbols.items()}
-    sizes = single_sizes(ranges, phase, load.batch, load.seq, load.past)
-    length = next((size for name, size in sizes.items() if name != "batch"), USUAL_LENGTH)
-    load = Workload(load.model, load.batch, *((length, phase, None) if phase == "prefill" else (None, phase, length)))
+    stepping = phase == "decode" and STEP in bundle.entries
     original = against or (name if name in {**ZOO, **PACKAGED} else None)
+    if stepping:
+        if original is None:
+            raise TundishError("a step is timed on what its original keeps of a prompt, and the bundle names none",
+                               hint="name it with --against")  # fmt: skip
+        Asked(task, load.batch, load.seq, phase=phase, past=load.past).check()
+    else:
+        entry = next(iter(bundle.entries.values()))
+        ranges = {n: Range(*span) for n, span in entry.symbols.items()}
+        sizes = single_sizes(ranges, phase, load.batch, load.seq, load.past)
+        length = next((size for name, size in sizes.items() if name != "batch"), USUAL_LENGTH)
+        lengths = (length, phase, None) if phase == "prefill" else (None, phase, length)
+        load = Workload(load.model, load.batch, *lengths)
     if original is None:
-        inputs = random_inputs(next(iter(bundle.entries.values())), sizes=sizes)
+        inputs = random_inputs(entry, sizes=sizes)
         notes = ["answers are held against the bundle's own: it does not name its original"]
         made = Contest("", inputs, {"form": "torch"}, None, notes=notes)
     else:
@@ -73,7 +85,8 @@ def _of_bundle(bundle: Bundle, load: Workload, against: str | None, task: str | 
         made = _of_original(original, load, options, progress)
         if against is None:
             made.notes.append(f"the original is taken to be the model named {name}; --against names another")
-    _check_taken(bundle, made.inputs)
+    if not stepping:
+        _check_taken(bundle, made.inputs)
     return made.replace(bundle=bundle.path.resolve(), dtype=bundle.manifest.dtype)
 
 
