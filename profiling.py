@@ -12,15 +12,29 @@ from typing import Any
 import numpy as np
 
 from .backends.bundle import Bundle, open_bundle
+from .backends.generation.session import STEP
 from .backends.manifest import MANIFEST
 from .backends.registry import BACKENDS
 from .compiler.hardware.calibration import read_calibration
 from .compiler.hardware.machine import check_threads
 from .ir.diagnostics import RunError, TundishError
+from .ir.dims import Range
 from .profiler.host_lock import measuring_alone
 from .profiler.profiles import Profile
 from .profiler.report.progress import Progress, silent
-from .work import PHASES, Asked, Work, after_passes, single_sizes, single_spans
+from .work import (
+    PHASES,
+    USUAL_LENGTH,
+    Asked,
+    Work,
+    after_passes,
+    open_source,
+    saved_program,
+    single_sizes,
+    single_spans,
+)
+
+WHOLE = "generate"  # the phase of a bundle that has a step beside the whole model
 
 
 def profile(
@@ -33,7 +47,7 @@ def profile(
 
     model:   a bundle or its folder, or a model as `compile` takes it, which is compiled into a temporary bundle first.
     seq:     128 by default, or what the bundle takes; `past` likewise, in the phase `decode`.
-    phase:   the bundle's own by default; `prefill` for a model.
+    phase:   the bundle's own by default; `prefill` for a model. `decode` is one token of the step that writes in place.
     backend: for a model; a bundle has its own. `torch` profiles the model's own module in eager mode.
     memory:  measure peak memory too, in a process of its own.
     weights: for a model, as in `compile`.
@@ -51,11 +65,9 @@ def profile(
     if backend is not None and backend not in BACKENDS:
         raise TundishError(f"there is no backend {backend!r}", hint=f"one of {', '.join([*BACKENDS, 'torch'])}")
     with _bundle(model, asked, phase, backend, task, progress, weights) as bundle:
-        own = _phase(bundle, phase)
-        name = entry or next(iter(bundle.entries))
-        if name not in bundle.entries:
-            raise RunError(f"there is no entry {name!r}", hint=f"the entries are {', '.join(bundle.entries)}")
-        inputs = _inputs(bundle, name, single_sizes(bundle.entries[name].ranges, own, **asked))
+        own, name = _asked_of(bundle, phase, entry)
+        inputs = stepped(bundle, **asked) if name == STEP else _inputs(bundle, name, single_sizes(
+            bundle.entries[name].ranges, own, **asked))  # fmt: skip
         threads = bundle.threads(threads)
         costs = _costs(bundle, threads, calibration)
         with measuring_alone(lambda text: progress(text, 0.85)):
@@ -159,12 +171,28 @@ def _bundle(
     _check_lengths(asked, phase or "prefill")
     compile = resolve(f"{__package__}.api:compile")  # it stands above this file
     with tempfile.TemporaryDirectory(prefix="tundish-profile-") as folder:
-        with compile(
-            model, Path(folder) / "profiled.tundish", phase=phase or "prefill", backend=backend or "onnxruntime",
-            task=task, weights=weights, progress=lambda stage, share: progress(stage, 0.85 * share),
-            **single_spans(**asked),
-        ) as made:  # fmt: skip
-            yield made
+        for chosen, spans in _compilable(model, phase or "prefill", task, asked):
+            with compile(
+                model, Path(folder) / f"{chosen}.tundish", phase=chosen, backend=backend or "onnxruntime",
+                task=task, weights=weights, progress=lambda stage, share: progress(stage, 0.85 * share), **spans,
+            ) as made:  # fmt: skip
+                if chosen != WHOLE or STEP in made.entries:
+                    yield made
+                    return
+
+
+def _compilable(
+    model: Any, phase: str, task: str | None, asked: Mapping[str, int | None]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The phases to compile a model for, and the sizes, until one has what is to be profiled.
+
+    A decode is of the step that writes in place, which stands beside the whole model; where a model has none, of the
+    step that concatenates. Raises: CaptureError for a model that does not decode, before it is compiled.
+    """
+    if phase == "decode" and saved_program(model) is None:
+        open_source(model, Asked(task, phase=phase, shapes=True))
+        yield WHOLE, single_spans(asked["batch"])
+    yield phase, single_spans(**asked)
 
 
 def _check_lengths(asked: Mapping[str, int | None], phase: str) -> None:
@@ -172,15 +200,47 @@ def _check_lengths(asked: Mapping[str, int | None], phase: str) -> None:
     Asked(phase=phase, seq=asked["seq"], past=asked["past"]).check()
 
 
-def _phase(bundle: Bundle, phase: str | None) -> str:
-    """The bundle's phase. Raises: TundishError where another is asked for."""
+def _asked_of(bundle: Bundle, phase: str | None, entry: str | None) -> tuple[str, str]:
+    """(phase, entry) to profile: the bundle's own, or its step for `decode`. Raises: TundishError on another."""
     own = str(bundle.manifest.info.get("phase", "prefill"))
     if phase is not None and phase not in PHASES:
         raise TundishError(f"there is no phase {phase!r}", hint=f"one of {', '.join(PHASES)}")
+    if entry is not None and entry not in bundle.entries:
+        raise RunError(f"there is no entry {entry!r}", hint=f"the entries are {', '.join(bundle.entries)}")
+    if STEP in bundle.entries and (entry == STEP or (entry is None and phase == "decode")):
+        if phase not in (None, "decode"):
+            raise TundishError(f"the entry {STEP!r} decodes", found=f"--phase {phase}", hint="leave out one of the two")
+        return "decode", STEP
     if phase is not None and phase != own:
         raise TundishError(f"the bundle was compiled for {own}", found=f"--phase {phase}",
                            hint=f"compile the model with --phase {phase}")  # fmt: skip
-    return own
+    return own, entry or next(iter(bundle.entries))
+
+
+def stepped(
+    bundle: Bundle, batch: int | None = None, seq: int | None = None, past: int | None = None
+) -> dict[str, np.ndarray]:
+    """Seeded inputs of a bundle's step: one token a row, behind `past` that fill the caches but for its own place.
+
+    So what is counted for whole caches is what one token costs. Raises: TundishError on sizes that it does not take.
+    """
+    Asked(phase="decode", seq=seq, past=past).check()
+    ranges = bundle.entries[STEP].ranges
+    rows, room = (next((r for n, r in ranges.items() if n == name), Range(1, None)) for name in ("batch", "capacity"))
+    longest = (room.high or USUAL_LENGTH + 1) - 1
+    behind = Range(max(0, room.low - 1), None if room.high is None else longest)
+    sizes = {"batch": batch or max(1, rows.low), "past": min(USUAL_LENGTH, longest) if past is None else past}
+    for name, span in (("batch", rows), ("past", behind)):
+        if sizes[name] not in span:
+            raise RunError(f"{name} is {sizes[name]}, outside {span}", hint=f"choose --{name} within it")
+    windows = (bundle.manifest.info.get("generation") or {}).get("windows") or ({"window": 1},)
+    seen = min(sizes["past"], min(int(w["window"]) for w in windows) - 1)
+    held = {"capacity": sizes["past"] + 1, "window_capacity": seen + 1, "batch": sizes["batch"]}
+    inputs = _inputs(bundle, STEP, {name: held.get(name, 1) for name in ranges})
+    for name, at in (("position", sizes["past"]), ("window_position", seen), ("select", 0)):
+        if name in inputs:
+            inputs[name] = np.full_like(inputs[name], at)
+    return inputs
 
 
 def _inputs(bundle: Bundle, entry: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_kit import Command, command, made, refused  # noqa: F401  (fixtures)
@@ -126,11 +127,35 @@ def test_a_captured_graph_has_no_torch_module(command: Command, made: Path) -> N
 
 
 def test_a_decode_step(command: Command) -> None:
-    told = command("profile", "gpt2-tiny", "--phase", "decode", "--past", "20", "--no-memory", *QUICK, "--json")
+    """One token of the step that writes in place: what its nodes compute is what the account counts for a decode."""
+    asked = ("--phase", "decode", "--past", "20")
+    told = command("profile", "llama-tiny", *asked, "--no-memory", *QUICK, "--json")
     assert told.code == 0, told.err
-    found = told.json
-    assert found["phase"] == "decode" and found["sizes"]["past"] == 20  # type: ignore[call-overload,index]
-    assert all(n["source"] for n in found["nodes"])  # type: ignore[call-overload,index]
+    found: dict[str, Any] = told.json  # type: ignore[assignment]
+    assert found["phase"] == "decode"
+    assert found["sizes"] == {"batch": 1, "tokens": 1, "wanted": 1, "capacity": 21}
+    assert all(n["source"] for n in found["nodes"])
+    counted: dict[str, Any] = command("account", "llama-tiny", *asked, "--json").json  # type: ignore[assignment]
+    by_op = {row["op"]: row["flops"] for row in counted["by_op"]}
+    assert sum(n["flops"] for n in found["nodes"] if n["op"] == "cached_attention") == by_op["attention"] > 0
+    of_masks = by_op["sum"] + by_op["sub"]  # the concatenated step counts its mask's tokens; this one is told a place
+    of_places = 2 * found["sizes"]["tokens"]  # to which it adds each token's own
+    assert sum(n["flops"] for n in found["nodes"]) == counted["flops"] - of_masks + of_places
+
+
+def test_a_bundle_with_a_step(command: Command, tmp_path: Path) -> None:
+    assert command("compile", "gemma3-tiny", "-o", tmp_path / "g.tundish").code == 0
+    found: dict[str, Any] = command(  # type: ignore[assignment]
+        "profile", tmp_path / "g.tundish", "--phase", "decode", "--past", "40", "--no-memory", *QUICK, "--json"
+    ).json
+    window = json.loads((tmp_path / "g.tundish" / "manifest.json").read_text())["info"]["generation"]["windows"][0]
+    assert found["sizes"]["capacity"] == 41 and found["sizes"]["window_capacity"] == min(40, window["window"] - 1) + 1
+    for words, part in (
+        (("--phase", "decode", "--past", "100000"), "past is 100000, outside"),
+        (("--phase", "decode", "--seq", "3"), "takes one token a row"),
+        (("--phase", "prefill", "--entry", "step"), "the entry 'step' decodes"),
+    ):
+        refused(command("profile", tmp_path / "g.tundish", "--no-memory", *words), part)
 
 
 def test_a_torch_module_in_the_same_table(command: Command) -> None:
