@@ -157,11 +157,21 @@ def _rows(entrants: list[_Entrant], contest: Contest, ran: list[Round], folder: 
         dtype = contest.dtype if e.name == OURS else PEERS[e.name].weights or "f32"
         apart = difference(read_answer(folder / e.name / ANSWER), compared, contest.inputs, dtype)
         row = {"name": e.name, **figures(ran, e.name, OURS, wanted)}
+        like = _beside_like(e.name, ran, wanted)
         row |= {
             "max_abs_difference": apart.max_abs, "same_answer": not apart.problem,
             "compile_s": (e.made.get("compile_s") or 0.0) + e.ready["opened_s"],
             "compile_peak_bytes": e.made.get("peak_bytes"), "peak_bytes": e.last.get("peak_bytes"),
-            "note": "; ".join(n for n in (apart.problem, row["note"], e.made.get("note", "")) if n),
+            "note": "; ".join(n for n in (like, apart.problem, row["note"], e.made.get("note", "")) if n),
         }  # fmt: skip
         rows.append({key: row[key] for key in (*_KEYS, *(k for k in row if k not in _KEYS))})
     return rows
+
+
+def _beside_like(name: str, ran: list[Round], wanted: int) -> str:
+    """Its time beside that of ours with as many bits, which is another than the first."""
+    like = PEERS[name].like
+    if not any(name in r and like in r for r in ran):
+        return ""
+    found = figures(ran, name, like, wanted)
+    return f"{found['ratio']:.2f} times {like}, which holds weights in as many bits (IQR {found['ratio_iqr']:.2f})"

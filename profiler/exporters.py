@@ -55,6 +55,28 @@ def gguf_file(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"path": str(path), "compile_s": None}
 
 
+def gguf_q8(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same with its numbers held anew in Q8_0, by llama.cpp itself."""
+    return _gguf_as("LLAMA_FTYPE_MOSTLY_Q8_0", job, folder)
+
+
+def gguf_f32(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same with its numbers, and what it keeps of a text, in f32."""
+    return {**_gguf_as("LLAMA_FTYPE_ALL_F32", job, folder), "kept": "GGML_TYPE_F32"}
+
+
+def _gguf_as(kind: str, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    import llama_cpp
+
+    source, path = gguf_file(job, folder)["path"], folder / f"{kind}.gguf"
+    asked = llama_cpp.llama_model_quantize_default_params()
+    asked.ftype, asked.allow_requantize, asked.nthread = getattr(llama_cpp, kind), True, job["threads"]
+    started = time.perf_counter()
+    if llama_cpp.llama_model_quantize(source.encode(), str(path).encode(), asked):
+        raise ValueError(f"llama.cpp does not hold it as {kind}")
+    return {"path": str(path), "compile_s": time.perf_counter() - started}
+
+
 def _sample(job: dict[str, Any], sizes: str = "sizes") -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """(module that takes tensors by position, sample tensors, its dynamic shapes): the sizes that vary for us vary."""
     import torch

@@ -67,10 +67,12 @@ def _llama_cpp(job: dict[str, Any], inputs: Arrays) -> Begin:
     import llama_cpp
 
     (prompt,) = job["prompt"]
+    kept = getattr(llama_cpp, job["kept"]) if "kept" in job else None  # else as is its default, f16
 
     def begin() -> Run:
         model = llama_cpp.Llama(
             job["path"], n_ctx=len(prompt) + 8, n_threads=job["threads"], n_threads_batch=job["threads"], verbose=False,
+            type_k=kept, type_v=kept,
         )  # fmt: skip
         model.eval(prompt[:-1])
 

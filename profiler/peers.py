@@ -24,12 +24,15 @@ class Peer:
     make: makes its files from a model of each form (`torch`, `onnx`), None where it runs the model itself; forms that
     are not there it cannot take.
     needs: the modules that it imports. weights: the format that it holds them in, where that is less than the model's.
+    like: which of ours holds weights in as many bits, where that is not the first. decodes: it does nothing else.
     """
 
     kind: str
     make: dict[str, Make | None]
     needs: tuple[str, ...] = ()
     weights: str = ""
+    like: str = ""
+    decodes: bool = False
 
 
 PEERS: dict[str, Peer] = {
@@ -50,7 +53,13 @@ PEERS: dict[str, Peer] = {
     ),
     "tundish-int8": Peer("bundle", {"torch": exporters.ours_int8}, weights="int8"),
     "tundish-int4": Peer("bundle", {"torch": exporters.ours_int4}, weights="int4"),
-    "llama-cpp": Peer("llama-cpp", {"torch": exporters.gguf_file}, ("llama_cpp",), weights="int4"),
+    "llama-cpp": Peer(
+        "llama-cpp", {"torch": exporters.gguf_file}, ("llama_cpp",), "int4", "tundish-int4", decodes=True
+    ),
+    "llama-cpp-q8": Peer(
+        "llama-cpp", {"torch": exporters.gguf_q8}, ("llama_cpp",), "int8", "tundish-int8", decodes=True
+    ),
+    "llama-cpp-f32": Peer("llama-cpp", {"torch": exporters.gguf_f32}, ("llama_cpp",), decodes=True),
 }  # fmt: skip
 
 
@@ -60,7 +69,7 @@ def chosen(names: Iterable[str] | None, phase: str = "prefill") -> list[str]:
 
     Raises: TundishError naming those that there are not.
     """
-    usual = [name for name, peer in PEERS.items() if phase == "decode" or not peer.weights]
+    usual = [name for name, peer in PEERS.items() if phase == "decode" or not (peer.weights or peer.decodes)]
     wanted = [ALIASES.get(n, n) for n in names] if names is not None else usual
     unknown = [repr(n) for n in wanted if n not in PEERS]
     if unknown:
