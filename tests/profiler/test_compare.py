@@ -13,6 +13,7 @@ from tundish.profiler import compare, quiet
 from tundish.profiler.answers import Reference
 from tundish.profiler.compare import Contest, compare_peers
 from tundish.profiler.peers import ALIASES, OURS, PEERS, Peer, cannot, chosen
+from tundish.profiler.rounds import Slot
 from tundish.profiler.workers import Worker
 
 INPUTS = {"x": np.ones((2, 3), np.float32)}
@@ -50,6 +51,16 @@ def test_peers_that_cannot_say_why_and_the_others_are_timed(race: Any) -> None:
     assert "hidden differs from the original by 0.5 where" in rows["wrong"]["note"]
     assert rows[OURS]["clean_rounds"] + rows[OURS]["dropped_rounds"] >= 1
     assert rows["wrong"]["peak_bytes"] > 1 << 20
+
+
+def test_a_peer_of_few_bits_is_held_beside_ours_of_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each round's own ratio, 3 over 2; where ours of as many bits did not run, nothing is said."""
+    monkeypatch.setitem(PEERS, "alike", Peer("odd_peers:well", {"torch": None}, weights="int8", like="narrow"))
+    ran = [{"alike": Slot(3.0 * i, 0.0), "narrow": Slot(2.0 * i, 0.0)} for i in (1, 2, 4)]
+    said = compare._beside_like("alike", ran, 3)
+    assert said == "1.50 times narrow, which holds weights in as many bits (IQR 0.00)"
+    assert not compare._beside_like("alike", [{"alike": Slot(3.0, 0.0)}], 1)
+    assert not compare._beside_like("torch", ran, 3)
 
 
 def test_ours_that_cannot_is_an_error(race: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +121,7 @@ def test_a_slot_lasts_long_enough_and_tells_its_load(worker: Any) -> None:
 
 def test_names() -> None:
     assert chosen(None, "decode") == list(PEERS)
-    assert chosen(None) == [name for name, peer in PEERS.items() if not peer.weights]
+    assert chosen(None) == [name for name, peer in PEERS.items() if not peer.weights and not peer.decodes]
     assert chosen(["torch"]) == [OURS, "torch"]
     assert chosen(["torch-onnx", "onnxruntime", "torch"]) == [OURS, "onnxruntime", "torch"]
     assert set(ALIASES.values()) <= set(PEERS)
