@@ -56,8 +56,7 @@ class OrtOptions(msgspec.Struct, frozen=True):
         if self.target not in TARGETS:
             raise ValueError(f"there is no target {self.target!r}")
         for file in self.files():
-            if "/" in file or file in ("", ".", ".."):
-                raise ValueError(f"{file!r} is not a plain file name")
+            _check_file(file)
 
     @property
     def threads(self) -> int | None:
@@ -103,8 +102,37 @@ class ReferenceOptions(msgspec.Struct, frozen=True):
         return {entry: [b.variant for b in bodies] for entry, bodies in self.entries.items()}
 
 
-OPTIONS: dict[str, type[OrtOptions] | type[ReferenceOptions]] = {
+class TvmOptions(msgspec.Struct, frozen=True):
+    """Of the TVM backend. library: its file; functions: file of a variant -> the function of the program.
+
+    Raises: ValueError on a file that is not a plain name."""
+
+    models: dict[str, list[ModelFile]]
+    library: str
+    functions: dict[str, str] = {}
+
+    threads = None
+
+    def __post_init__(self) -> None:
+        for file in self.files():
+            _check_file(file)
+
+    def files(self) -> Iterator[str]:
+        yield self.library
+        yield from (m.file for variants in self.models.values() for m in variants)
+
+    def variants(self) -> dict[str, list[Variant]]:
+        return {entry: [m.variant for m in models] for entry, models in self.models.items()}
+
+
+def _check_file(file: str) -> None:
+    if "/" in file or file in ("", ".", ".."):
+        raise ValueError(f"{file!r} is not a plain file name")
+
+
+OPTIONS: dict[str, type[OrtOptions] | type[ReferenceOptions] | type[TvmOptions]] = {
     "onnxruntime": OrtOptions,
+    "tvm": TvmOptions,
     "reference": ReferenceOptions,
 }
 

@@ -13,6 +13,7 @@ BACKENDS = {
     "reference": "reference.backend:Reference",
     "null": "null.backend:Null",
     "onnxruntime": "onnxruntime.backend:OnnxRuntime",
+    "tvm": "tvm.backend:Tvm",
 }
 _EXTRA = {"onnxruntime": "tundish"}  # backend -> what to install; everything else is in the `compile` extra
 

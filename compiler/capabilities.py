@@ -45,6 +45,7 @@ class Capabilities:
     runs:    what can be set when a bundle is opened.
     blocks:  the forms of quantised weights that its kernels work on as they are, where that is asked for; None: all
       that its ops take, and always.
+    panel:   the columns of a panel, where its products read weights in panels; 0: they read matrices.
     x_bits:  the bits to which those kernels round what is multiplied, as `quantized_matmul` says.
     """
 
@@ -62,4 +63,5 @@ class Capabilities:
     kernels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     runs: tuple[Choice, ...] = ()
     blocks: frozenset[Blocks] | None = None
+    panel: int = 0
     x_bits: int = 0

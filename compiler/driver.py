@@ -18,6 +18,7 @@ from .passes.fuse_projections import fuse_projections
 from .passes.hoist import dequantize_rest, dequantize_weights, hoist
 from .passes.legalize import legalize
 from .passes.memory import check_fits, plan_memory, weights_bytes
+from .passes.pack_panels import pack_panels
 from .passes.precision import precision
 from .passes.quantize import quantize_weights
 from .passes.raise_activation import raise_activation
@@ -51,6 +52,7 @@ PASSES: tuple[Pass, ...] = (
     fuse_projections,
     split_offsets,
     clean,
+    pack_panels,
     fuse_epilogues,
     legalize,
     hoist,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,7 +183,7 @@ def arena(program: Program, entry: str, sizes: dims.Bindings) -> Arena:
     Weights and the user's inputs lie elsewhere. What an entry gives back lives to the end.
     """
     buffers = _buffers(program, entry, sizes)
-    offsets, total = _place(buffers)
+    offsets, total = placed([(b.size_bytes, b.first, b.last) for b in buffers])
     slots = tuple(
         Slot(entry, b.path, b.value, offset, b.size_bytes, b.first, b.last)
         for b, offset in zip(buffers, offsets, strict=True)
@@ -217,17 +217,17 @@ def _most_alive(buffers: list[_Buffer]) -> int:
     return most
 
 
-def _place(buffers: list[_Buffer]) -> tuple[list[int], int]:
-    """Offsets, and the end of the arena. The buffers come in order of their first step."""
+def placed(buffers: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
+    """Offsets, and the end of the arena. buffers: (bytes, first step, last step), in order of their first step."""
     offsets: list[int] = []
     alive: list[tuple[int, int, int]] = []  # (offset, end, last), by offset
     total = 0
-    for b in buffers:
-        alive = [a for a in alive if a[2] >= b.first]
-        offset = _best_gap(alive, b.size_bytes, total)
+    for size, first, last in buffers:
+        alive = [a for a in alive if a[2] >= first]
+        offset = _best_gap(alive, size, total)
         offsets.append(offset)
-        total = max(total, offset + b.size_bytes)
-        alive.append((offset, offset + b.size_bytes, b.last))
+        total = max(total, offset + size)
+        alive.append((offset, offset + size, last))
         alive.sort()
     return offsets, total
 

@@ -1,0 +1,195 @@
+"""Collects the calls of one entry: kernels, what they read and write, and how long each buffer is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...ir import dims
+from ...ir.dims import Dim
+from ...ir.dtypes import DType
+from ...ir.graph import Node, Value
+from ...ir.tensor import TensorType
+from .schedule import Arg, Buffer, Call, Constant, Schedule
+
+Make = Callable[..., Any]  # (name, **static sizes) -> a function of TVM's
+
+# TVM's names of element types; a bool is a byte.
+NAMES = {
+    "f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32",
+    "i16": "int16", "i8": "int8", "u8": "uint8", "bool": "uint8",
+}  # fmt: skip
+
+
+@dataclass(eq=False)
+class Root:
+    """Memory that views lie in. Stages: of its first use, its last, and the last in which it was written, or read."""
+
+    kind: str
+    name: str = ""
+    bytes: Dim = 0
+    first: int = -1
+    last: int = -1
+    written: int = -1
+    read: int = -1
+
+
+@dataclass(frozen=True)
+class View:
+    """Elements of a root: from `offset` on, axis by axis `strides` elements apart."""
+
+    root: Root
+    dtype: DType
+    shape: tuple[Dim, ...]
+    strides: tuple[Dim, ...]
+    offset: Dim = 0
+
+    @property
+    def dense(self) -> bool:
+        """Whether the elements lie one after another, in row-major order."""
+        return all(s == d or n == 1 for s, d, n in zip(self.strides, row_major(self.shape), self.shape, strict=True))
+
+    @property
+    def bytes_offset(self) -> Dim:
+        return self.offset * (self.dtype.bits // 8)
+
+
+def row_major(shape: Sequence[Dim]) -> tuple[Dim, ...]:
+    strides: list[Dim] = []
+    step: Dim = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step = step * n
+    return tuple(reversed(strides))
+
+
+@dataclass
+class Kernels:
+    """The kernels of a library; equal ones are one. name -> (how to make it, with what)."""
+
+    made: dict[str, tuple[Make, Mapping[str, Any]]] = field(default_factory=dict)
+    _names: dict[Any, str] = field(default_factory=dict)
+
+    def name(self, make: Make, static: Mapping[str, Any]) -> str:
+        key = (make.__module__, make.__name__, tuple(sorted(static.items(), key=lambda item: item[0])))
+        if key not in self._names:
+            self._names[key] = f"{make.__name__}_{len(self._names)}"
+            self.made[self._names[key]] = (make, static)
+        return self._names[key]
+
+
+@dataclass
+class Emit:
+    """keys: the nodes that what is called next computes. function: the entry's name in the library."""
+
+    function: str
+    kernels: Kernels
+    lanes: int = 16
+    keys: tuple[str, ...] = ()
+    views: dict[Value, View] = field(default_factory=dict)
+    scalars: dict[Value, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._calls: list[tuple[str, tuple[str, ...], list[tuple[Root, Dim] | Dim], bool]] = []
+        self._roots: list[Root] = []
+        self._constants: list[Constant] = []
+        self._scratch: Dim = 0
+        self._stage = 0
+
+    # -- values ------------------------------------------------------------------------------------
+
+    def view(self, value: Value | None) -> View:
+        """Where a value lies, however it lies."""
+        assert value is not None
+        return self.views[value]
+
+    def array(self, value: Value | None) -> View:
+        """The same, dense: copied where it is not."""
+        view = self.view(value)
+        if view.dense:
+            return view
+        from .lower_move import copy_of
+
+        made = copy_of(self, view)
+        assert value is not None
+        self.views[value] = made
+        return made
+
+    def new(self, type: TensorType) -> View:
+        """A new buffer of the arena."""
+        root = Root("arena", bytes=type.elements * (type.dtype.bits // 8 or 1))
+        return View(root, type.dtype, type.shape, row_major(type.shape))
+
+    def result(self, node: Node, index: int = 0) -> View:
+        """A new buffer, for an output of a node."""
+        made = self.new(node.outputs[index].type)
+        self.views[node.outputs[index]] = made
+        return made
+
+    def constant(self, value: Dim | float, dtype: DType) -> View:
+        """One number in memory."""
+        self._constants.append(Constant(str(value), dtype.name))
+        return View(Root("constant", str(len(self._constants) - 1)), dtype, (), ())
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    def call(
+        self, make: Make, static: Mapping[str, Any], reads: Sequence[View], writes: Sequence[View],
+        sizes: Sequence[Dim] = (), scratch: Dim = 0, order: Sequence[View] | None = None,
+    ) -> None:  # fmt: skip
+        """Runs a kernel. Its table: the views in `order` (what it reads, then what it writes), scratch memory where it
+        asks for some, the sizes."""
+        read, wrote = [v.root for v in reads], [v.root for v in writes]
+        now = self._stage
+        waits = any(r.written == now for r in read) or any(now in (r.written, r.read) for r in wrote)
+        self._stage += waits
+        for root in read:
+            root.read = self._stage
+        for root in wrote:
+            root.written = self._stage
+        for root in (*read, *wrote):
+            if root.first < 0:
+                root.first = self._stage
+                if root.kind == "arena":
+                    self._roots.append(root)
+            root.last = self._stage
+        args: list[Any] = [(v.root, v.bytes_offset) for v in (*reads, *writes)] if order is None else [
+            (v.root, v.bytes_offset) for v in order
+        ]  # fmt: skip
+        if scratch != 0:
+            args.append((Root("scratch"), 0))
+            self._scratch = dims.maximum(self._scratch, scratch)
+        self._calls.append((self.kernels.name(make, static), self.keys, [*args, *sizes], waits))
+
+    def finish(self, outputs: Sequence[tuple[str, Value]], aliases: Mapping[str, str]) -> Schedule:
+        """The schedule; the outputs' buffers become the user's, or are copied into them."""
+        from .lower_move import copy_into
+
+        taken: set[Root] = set()
+        for name, value in outputs:
+            view = self.views[value]
+            if name in aliases and view.root.kind == "input" and view.root.name == aliases[name]:
+                continue
+            if view.root.kind == "arena" and view.root not in taken and view.dense and view.offset == 0:
+                whole = replace(view, root=view.root)
+                if whole.root.bytes == value.type.bytes:
+                    view.root.kind, view.root.name = "output", name
+                    taken.add(view.root)
+                    continue
+            copy_into(self, view, View(Root("output", name), view.dtype, view.shape, row_major(view.shape)))
+        arena = [r for r in self._roots if r.kind == "arena"]
+        places = {id(r): str(i) for i, r in enumerate(arena)}
+        calls = [
+            Call(kernel, list(keys), [_arg(a, places) for a in args], waits)
+            for kernel, keys, args, waits in self._calls
+        ]
+        buffers = [Buffer(str(r.bytes), r.first, r.last) for r in arena]
+        return Schedule(self.function, calls, buffers, self._constants, str(self._scratch))
+
+
+def _arg(arg: Any, places: Mapping[int, str]) -> Arg:
+    if isinstance(arg, tuple):
+        root, offset = arg
+        return Arg(root.kind, places.get(id(root), root.name), str(offset))
+    return Arg("size", "", str(arg))

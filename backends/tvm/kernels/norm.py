@@ -1,0 +1,78 @@
+"""Norms over the last axis, a row at a time: two passes over a row that stays in the first cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+
+from ..script import Body, Expr, Registers, bind, kernel, load, loop, number, splat, store
+
+SUMS = 4  # partial sums, so that additions need not wait for one another
+
+
+def norm(name: str, *, d: int, eps: float, lanes: int, centred: bool, biased: bool) -> Any:
+    """Slots: x, weight, bias where there is one, y, rows. centred: layer norm; otherwise the root mean square alone."""
+
+    def write(b: Body) -> None:
+        x, weight = b.array(0), b.array(1)
+        bias = b.array(2) if biased else None
+        y, rows = b.array(2 + biased), b.size(3 + biased)
+        low, high = b.share(rows)
+        with loop(low, high) as row:
+            at = bind(row * d)
+            mean = bind(_sum(x, at, d, lanes, lambda v: v) * number(1 / d)) if centred else None
+            square = _sum(x, at, d, lanes, lambda v: _centre(v, mean) * _centre(v, mean))
+            scale = bind(number(1.0) / tirx.sqrt(square * number(1 / d) + number(eps)))
+
+            def put(i: Expr, width: int) -> None:
+                value = _centre(load(x, at + i, width), mean) * splat(scale, width) * load(weight, i, width)
+                store(y, at + i, value if bias is None else value + load(bias, i, width), width)
+
+            _each(d, lanes, put)
+
+    return kernel(name, 4 + biased, write)
+
+
+def _centre(v: Expr, mean: Expr | None) -> Expr:
+    lanes = int(str(v.ty.dtype).rpartition("x")[2]) if "x" in str(v.ty.dtype) else 1
+    return v if mean is None else v - splat(mean, lanes)
+
+
+def _each(d: int, lanes: int, do: Any) -> None:
+    """`do(place, how many)` over a row: whole vectors, then single numbers."""
+    whole = d // lanes
+    if whole:
+        with loop(0, whole) as i:
+            do(bind(i * lanes), lanes)
+    if d % lanes:
+        with loop(whole * lanes, d) as i:
+            do(i, 1)
+
+
+def _sum(x: Any, at: Expr, d: int, lanes: int, of: Any) -> Expr:
+    """The sum of `of` of each number of a row, by SUMS partial sums of each lane."""
+    partial = Registers(SUMS, lanes)
+    partial.fill(number(0.0, lanes))
+    whole = d // (SUMS * lanes)
+    if whole:
+        with loop(0, whole) as i:
+            for s in range(SUMS):
+                partial[s] = partial[s] + of(load(x, at + (i * (SUMS * lanes) + s * lanes), lanes))
+    for v in range(whole * SUMS, d // lanes):
+        partial[v % SUMS] = partial[v % SUMS] + of(load(x, at + v * lanes, lanes))
+    partial[0] = (partial[0] + partial[1]) + (partial[2] + partial[3])
+    rest = Registers(1, 1)
+    rest[0] = number(0.0)
+    if d % lanes:
+        with loop(d - d % lanes, d) as i:
+            rest[0] = rest[0] + of(load(x, at + i))
+    return bind(rest[0] + across(partial, lanes, lambda a, b: a + b))
+
+
+def across(vector: Registers, lanes: int, combine: Any) -> Expr:
+    """One number from the lanes of a vector's first register, pair by pair."""
+    values = [vector.lane(0, i) for i in range(lanes)]
+    while len(values) > 1:
+        values = [combine(values[i], values[i + len(values) // 2]) for i in range(len(values) // 2)]
+    return values[0]

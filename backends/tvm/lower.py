@@ -1,0 +1,52 @@
+"""The table of lowerings: op -> what it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from ...ir import ops  # noqa: F401  (fills OPS)
+from ...ir.graph import Node
+from ...ir.op import OPS
+from .emit import Emit
+
+Lowering = Callable[[Emit, Node], None]
+LOWERINGS: dict[str, Lowering] = {}
+STRUCTURE = frozenset({"weight", "constant", "dim_value", "call", "fused"})  # the walk's own
+DECLINED = {
+    name: "it moves data between devices; a plan for this backend runs on one"
+    for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+} | dict.fromkeys(
+    ("quantize", "quantize_scale", "to_panels"), "it is done to weights when a program is built, never in a run"
+)  # fmt: skip
+
+
+def lowers(*names: str) -> Callable[[Lowering], Lowering]:
+    """Enters a lowering under the names of the ops it takes."""
+
+    def enter(function: Lowering) -> Lowering:
+        for name in names:
+            if name in LOWERINGS:
+                raise AssertionError(f"{name} is lowered twice")
+            LOWERINGS[name] = function
+        return function
+
+    return enter
+
+
+@lru_cache
+def table() -> dict[str, Lowering]:
+    from . import lower_elementwise, lower_move, lower_norm, lower_product  # noqa: F401
+
+    return LOWERINGS
+
+
+def decomposed() -> frozenset[str]:
+    """The ops that go through their own `decompose`."""
+    return frozenset(n for n, op in OPS.items() if op.decompose and n not in table() and n not in STRUCTURE)
+
+
+def declined() -> dict[str, str]:
+    """The ops that are not taken, with the reason."""
+    taken = {*table(), *decomposed(), *STRUCTURE}
+    return {n: DECLINED.get(n, "no kernel is written for it yet") for n in OPS if n not in taken}

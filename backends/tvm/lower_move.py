@@ -1,0 +1,90 @@
+"""Moves: most are views, which copy nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...ir.dims import Dim
+from ...ir.graph import Node
+from ...ir.tensor import TensorType
+from .emit import NAMES, Emit, View, row_major
+from .lower import lowers
+from .steps import Chain, Step
+
+
+def copy_of(to: Emit, view: View) -> View:
+    """A dense copy, in a new buffer."""
+    made = to.new(TensorType(view.dtype, view.shape))
+    copy_into(to, view, made)
+    return made
+
+
+def copy_into(to: Emit, view: View, into: View) -> None:
+    """Copies elements, whose types may differ."""
+    from .lower_elementwise import run_chain
+
+    dtype = NAMES[view.dtype.name]
+    steps = () if view.dtype == into.dtype else (Step("cast", (0,), (("dtype", NAMES[into.dtype.name]),)),)
+    run_chain(to, Chain((dtype,), (), steps), [view], into)
+
+
+@lowers("reshape")
+def _reshape(to: Emit, node: Node) -> None:
+    x, shape = to.array(node.inputs[0]), node.output.type.shape
+    to.views[node.output] = replace(x, shape=shape, strides=row_major(shape))
+
+
+@lowers("transpose")
+def _transpose(to: Emit, node: Node) -> None:
+    x, perm = to.view(node.inputs[0]), node.attrs["perm"]
+    shape, strides = (tuple(of[p] for p in perm) for of in (x.shape, x.strides))
+    to.views[node.output] = replace(x, shape=shape, strides=strides)
+
+
+@lowers("expand")
+def _expand(to: Emit, node: Node) -> None:
+    x, shape = to.view(node.inputs[0]), node.output.type.shape
+    lead = len(shape) - len(x.shape)
+    own = (0 if n == 1 and full != 1 else s for n, s, full in zip(x.shape, x.strides, shape[lead:], strict=True))
+    to.views[node.output] = replace(x, shape=shape, strides=(*[0] * lead, *own))
+
+
+def _part(x: View, axis: int, start: Dim, size: Dim, step: int = 1) -> View:
+    at = axis % len(x.shape)
+    shape, strides = list(x.shape), list(x.strides)
+    shape[at], strides[at] = size, strides[at] * step
+    return replace(x, shape=tuple(shape), strides=tuple(strides), offset=x.offset + start * x.strides[at])
+
+
+@lowers("slice")
+def _slice(to: Emit, node: Node) -> None:
+    axis, x = node.attrs["axis"], to.view(node.inputs[0])
+    size = node.output.type.shape[axis % len(x.shape)]
+    to.views[node.output] = _part(x, axis, node.attrs["start"], size, node.attrs["step"])
+
+
+@lowers("split")
+def _split(to: Emit, node: Node) -> None:
+    x, start = to.view(node.inputs[0]), 0
+    for value, size in zip(node.outputs, node.attrs["sizes"], strict=True):
+        to.views[value] = _part(x, node.attrs["axis"], start, size)
+        start = start + size
+
+
+@lowers("concat")
+def _concat(to: Emit, node: Node) -> None:
+    y, axis, start = to.result(node), node.attrs["axis"], 0
+    for value in node.inputs:
+        x = to.view(value)
+        size = x.shape[axis % len(x.shape)]
+        copy_into(to, x, _part(y, axis, start, size))
+        start = start + size
+
+
+@lowers("cast")
+def _cast(to: Emit, node: Node) -> None:
+    x = to.view(node.inputs[0])
+    if x.dtype == node.output.type.dtype:
+        to.views[node.output] = x
+    else:
+        copy_into(to, x, to.result(node))

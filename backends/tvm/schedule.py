@@ -1,0 +1,66 @@
+"""What a bundle says of one entry: which kernels run, in which order, on what. Read without TVM's compiler."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Kind = Literal["arena", "input", "output", "weight", "constant", "size", "scratch"]
+
+
+class Arg(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """One word of a kernel's table: the address of `name` of that kind and `value` bytes on, or the number `value`.
+
+    name: of an input, output or weight; the place of a buffer of the arena or of a constant. value: a dim as text.
+    """
+
+    kind: Kind
+    name: str = ""
+    value: str = "0"
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One kernel's run. keys: the plan's nodes that it computes, the one that anchors it first.
+
+    waits: it must not start before all threads are done with what came before.
+    """
+
+    kernel: str
+    keys: list[str]
+    args: list[Arg]
+    waits: bool
+
+
+class Buffer(msgspec.Struct, frozen=True):
+    """bytes: a dim as text. It is needed from stage `first` to stage `last`; a stage ends where a call waits."""
+
+    bytes: str
+    first: Natural
+    last: Natural
+
+
+class Constant(msgspec.Struct, frozen=True):
+    """A number that a kernel reads from memory; a dim as text, of an element type."""
+
+    value: str
+    dtype: str
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """Of one variant of an entry. function: its name in the library.
+
+    scratch: bytes that each thread has to itself, a dim as text.
+    """
+
+    function: str
+    calls: list[Call]
+    buffers: list[Buffer]
+    constants: list[Constant]
+    scratch: str = "0"
+
+    @property
+    def words(self) -> int:
+        """The length of the table."""
+        return sum(len(c.args) for c in self.calls)

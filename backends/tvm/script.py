@@ -1,0 +1,185 @@
+"""What kernels are written with: TVM's own builder of TensorIR, and the few forms that they all use.
+
+A kernel takes a table of 64-bit words, in which each slot is the address of an array or a size, the number of its
+thread and how many there are. All threads run it at once; each does its share, and none waits for another in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import ir, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+Expr = Any
+_ANY = 1 << 40  # elements of an array whose size is not known: addresses are computed, bounds are not checked
+
+
+class Body:
+    """Inside one kernel.
+
+    thread, threads: i64. Arrays are flat: their places are given as single numbers, in elements.
+    """
+
+    def __init__(self, table: Expr, thread: Expr, threads: Expr) -> None:
+        self._table, self.thread, self.threads = table, thread, threads
+
+    def array(self, slot: int, dtype: str = "float32") -> Any:
+        """The array whose address is in a slot."""
+        kind = ir.PointerType(ir.PrimType(dtype))
+        return T.decl_buffer((_ANY,), dtype, data=T.Bind(T.reinterpret(kind, self._table[slot])), layout=None)
+
+    def size(self, slot: int) -> Expr:
+        """The number in a slot, an i64."""
+        return T.Bind(self._table[slot])
+
+    def share(self, count: Expr) -> tuple[Expr, Expr]:
+        """(first, end) of this thread's part of so many equal pieces of work: parts lie one after another."""
+        return T.Bind(div(count * self.thread, self.threads)), T.Bind(div(count * (self.thread + 1), self.threads))
+
+
+def kernel(name: str, slots: int, write: Callable[[Body], None]) -> Any:
+    """A function of TVM's that others in its module may call: (table, thread, threads)."""
+    with IRBuilder() as builder:
+        with T.prim_func(private=True):
+            T.func_name(name)
+            T.func_attr({"tirx.noalias": True})
+            table = T.arg("table", T.handle("int64"))
+            thread, threads = T.arg("thread", T.int64()), T.arg("threads", T.int64())
+            write(Body(T.decl_buffer((slots,), "int64", data=table, layout=None), thread, threads))
+    return builder.get()
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------
+
+
+def i64(value: int) -> Expr:
+    return tirx.IntImm("int64", value)
+
+
+def number(value: float, lanes: int = 1, dtype: str = "float32") -> Expr:
+    """A constant, in each lane."""
+    scalar = (tirx.FloatImm if dtype.startswith(("float", "bfloat")) else tirx.IntImm)(dtype, value)
+    return scalar if lanes == 1 else tirx.Broadcast(scalar, lanes)
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """A scalar in each lane."""
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+def div(a: Expr, b: Expr | int) -> Expr:
+    """a // b of numbers that are not negative."""
+    return tirx.truncdiv(a, i64(b) if isinstance(b, int) else b)
+
+
+def rem(a: Expr, b: Expr | int) -> Expr:
+    """a % b of numbers that are not negative."""
+    return tirx.truncmod(a, i64(b) if isinstance(b, int) else b)
+
+
+def least(a: Expr, b: Expr) -> Expr:
+    return tirx.min(a, b)
+
+
+def most(a: Expr, b: Expr) -> Expr:
+    return tirx.max(a, b)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------
+
+
+def load(array: Any, at: Expr, lanes: int = 1) -> Expr:
+    """Elements at `at` and after it."""
+    return tirx.BufferLoad(array, [at if lanes == 1 else tirx.Ramp(at, 1, lanes)])
+
+
+def store(array: Any, at: Expr, value: Expr, lanes: int = 1) -> None:
+    T.buffer_store(array, value, [at if lanes == 1 else tirx.Ramp(at, 1, lanes)])
+
+
+class Registers:
+    """Vectors that stay in registers, as long as every index is a constant."""
+
+    def __init__(self, count: int, lanes: int, dtype: str = "float32") -> None:
+        self.count, self.lanes = count, lanes
+        self._buffer = T.alloc_buffer((count * lanes,), dtype, scope="local", layout=None)
+
+    def __getitem__(self, i: int) -> Expr:
+        return load(self._buffer, i * self.lanes, self.lanes)
+
+    def __setitem__(self, i: int, value: Expr) -> None:
+        store(self._buffer, i * self.lanes, value, self.lanes)
+
+    def lane(self, i: int, lane: int) -> Expr:
+        """One number of a vector."""
+        return load(self._buffer, i * self.lanes + lane)
+
+    def fill(self, value: Expr) -> None:
+        for i in range(self.count):
+            self[i] = value
+
+
+# -- control ----------------------------------------------------------------------------------------------------
+
+bind = T.Bind
+
+
+def loop(first: Expr | int, end: Expr | int) -> Any:
+    """`with loop(first, end) as i:`, i an i64."""
+    low, high = (i64(x) if isinstance(x, int) else x for x in (first, end))
+    return T.serial(low, high)
+
+
+def when(condition: Expr, then: Callable[[], None], otherwise: Callable[[], None] | None = None) -> None:
+    """Runs one or the other."""
+    with T.If(condition):
+        with T.Then():
+            then()
+        if otherwise is not None:
+            with T.Else():
+                otherwise()
+
+
+def both(*conditions: Expr) -> Expr:
+    return tirx.all(*conditions)
+
+
+def call(function: Any, *args: Expr) -> None:
+    """Calls another function of the module."""
+    T.evaluate(ir.Call(function, list(args)))
+
+
+def external(name: str, *args: Expr) -> None:
+    """Calls a function of C's that gives nothing back."""
+    T.evaluate(tirx.call_extern("void", name, *args))
+
+
+def address(array: Any, at: Expr | int) -> Expr:
+    return T.address_of(tirx.BufferLoad(array, [at]))
+
+
+def imports(text: str) -> Any:
+    """`with imports(text):`, where functions of that LLVM code are called."""
+    return T.attr(i64(0), "pragma_import_llvm", text)
+
+
+def function(name: str, args: Sequence[tuple[str, str]], write: Callable[..., None]) -> Any:
+    """A function that a program can call by its name. args: (name, type), `*` behind it for an address."""
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name(name)
+            T.func_attr({"global_symbol": name, "tirx.noalias": True})
+            given = [T.arg(n, T.handle(t[:-1]) if t.endswith("*") else getattr(T, t)()) for n, t in args]
+            write(*given)
+    return builder.get()
+
+
+def table_of(pointer: Expr, slots: int) -> Any:
+    """The words at an address."""
+    return T.decl_buffer((slots,), "int64", data=pointer, layout=None)
+
+
+parallel = T.parallel

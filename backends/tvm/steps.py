@@ -1,0 +1,88 @@
+"""Element-wise ops as expressions of vectors, and short chains of them.
+
+One table says what each op computes; a kernel of its own and the epilogue of a product both take it from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from . import vector_math as vm
+from .script import Expr, number
+
+Formula = Callable[..., Expr]
+FORMULAS: dict[str, Formula] = {}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One op of a chain. inputs: places of values: the arrays', then the constants', then those of steps before."""
+
+    op: str
+    inputs: tuple[int, ...]
+    attrs: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Arrays and constants, and steps from them to one result, that of the last step (of the last value without one).
+
+    dtypes: TVM's names, of the arrays. constants: (value, dtype).
+    """
+
+    dtypes: tuple[str, ...]
+    constants: tuple[tuple[float, str], ...]
+    steps: tuple[Step, ...]
+
+    def evaluate(self, arrays: Sequence[Expr], lanes: int) -> Expr:
+        """The result, given vectors of the arrays' elements."""
+        values = [*arrays, *(number(_typed(v, d), lanes, d) for v, d in self.constants)]
+        for step in self.steps:
+            values.append(FORMULAS[step.op](*(values[i] for i in step.inputs), **dict(step.attrs)))
+        return values[-1]
+
+
+def _typed(value: float, dtype: str) -> float | int:
+    return value if dtype.startswith(("float", "bfloat")) else int(value)
+
+
+def _formula(*names: str) -> Callable[[Formula], Formula]:
+    def enter(function: Formula) -> Formula:
+        FORMULAS.update(dict.fromkeys(names, function))
+        return function
+
+    return enter
+
+
+_PLAIN: Mapping[str, Formula] = {
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
+    "maximum": lambda a, b: tirx.max(a, b), "minimum": lambda a, b: tirx.min(a, b),
+    "neg": lambda x: vm.constant(0.0, x) - x, "abs": tirx.abs, "sqrt": tirx.sqrt,
+    "rsqrt": lambda x: vm.constant(1.0, x) / tirx.sqrt(x), "reciprocal": lambda x: vm.constant(1.0, x) / x,
+    "exp": vm.exp, "tanh": vm.tanh, "erf": vm.erf, "sigmoid": vm.sigmoid, "silu": lambda x: x * vm.sigmoid(x),
+    "relu": lambda x: tirx.max(x, vm.constant(0.0, x)), "floor": tirx.floor, "ceil": tirx.ceil,
+    "round": tirx.nearbyint,
+}  # fmt: skip
+FORMULAS.update(_PLAIN)
+
+
+@_formula("div")
+def _div(a: Expr, b: Expr) -> Expr:
+    return tirx.div(a, b)
+
+
+@_formula("gelu")
+def _gelu(x: Expr, *, approximate: str = "none") -> Expr:
+    """x / 2 · (1 + erf(x / sqrt 2)), or its form with tanh.
+
+    Source: Hendrycks and Gimpel 2016, "Gaussian Error Linear Units".
+    """
+    half, one = vm.constant(0.5, x), vm.constant(1.0, x)
+    if approximate == "none":
+        return half * x * (one + vm.erf(x * vm.constant(0.7071067811865476, x)))
+    inner = vm.constant(0.7978845608028654, x) * (x + vm.constant(0.044715, x) * x * x * x)
+    return half * x * (one + vm.tanh(inner))

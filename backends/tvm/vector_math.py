@@ -1,0 +1,73 @@
+"""Functions of f32 vectors, written as polynomials: what LLVM would call for each lane by itself.
+
+All take and give vectors (or scalars) of f32; `lanes` is read off the argument.
+"""
+
+from __future__ import annotations
+
+from tvm import tirx
+
+from .script import Expr, number
+
+LOG2E = 1.4426950408889634
+# ln 2 in two parts, the first short enough for its products with small integers to be exact.
+LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
+_EXP_LOW, _EXP_HIGH = -87.33654, 88.72283
+
+
+def lanes_of(x: Expr) -> int:
+    dtype = str(x.ty.dtype)
+    return int(dtype.rpartition("x")[2]) if "x" in dtype else 1
+
+
+def _as(x: Expr, kind: str) -> str:
+    lanes = lanes_of(x)
+    return kind if lanes == 1 else f"{kind}x{lanes}"
+
+
+def constant(value: float, like: Expr) -> Expr:
+    return number(value, lanes_of(like))
+
+
+def polynomial(x: Expr, *coefficients: float) -> Expr:
+    """By Horner's rule, the highest power first."""
+    total = constant(coefficients[0], x)
+    for c in coefficients[1:]:
+        total = total * x + constant(c, x)
+    return total
+
+
+def exp(x: Expr) -> Expr:
+    """2^n · e^r, n = round(x / ln 2), |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, 1e-8 off at most."""
+    x = tirx.min(tirx.max(x, constant(_EXP_LOW, x)), constant(_EXP_HIGH, x))
+    n = tirx.nearbyint(x * constant(LOG2E, x))
+    r = (x - n * constant(LN2_HIGH, x)) - n * constant(LN2_LOW, x)
+    y = polynomial(r, 1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0)
+    bits = (tirx.Cast(_as(x, "int32"), n) + number(127, lanes_of(x), "int32")) << number(23, lanes_of(x), "int32")
+    return y * tirx.reinterpret(_as(x, "float32"), bits)
+
+
+def sigmoid(x: Expr) -> Expr:
+    one = constant(1.0, x)
+    return one / (one + exp(constant(0.0, x) - x))
+
+
+def tanh(x: Expr) -> Expr:
+    """Of large |x| by the exponential; of small ones by the Taylor polynomial, where 1 - 2 / (e^2x + 1) cancels."""
+    one = constant(1.0, x)
+    far = one - constant(2.0, x) / (exp(x * constant(2.0, x)) + one)
+    square = x * x
+    near = x + x * square * polynomial(square, 62 / 2835, -17 / 315, 2 / 15, -1 / 3)
+    return tirx.Select(tirx.abs(x) < constant(0.25, x), near, far)
+
+
+def erf(x: Expr) -> Expr:
+    """Within 1.5e-7.
+
+    Source: Abramowitz and Stegun 1964, "Handbook of Mathematical Functions", formula 7.1.26.
+    """
+    one, size = constant(1.0, x), tirx.abs(x)
+    t = one / (one + constant(0.3275911, x) * size)
+    p = t * polynomial(t, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+    y = one - p * exp(constant(0.0, x) - size * size)
+    return tirx.Select(x < constant(0.0, x), constant(0.0, x) - y, y)

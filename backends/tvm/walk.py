@@ -1,0 +1,102 @@
+"""Walks a plan's entry and calls the lowering of each node; calls are inlined, their kernels are the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...ir.build import Builder
+from ...ir.diagnostics import BuildError
+from ...ir.graph import Graph, Node, Program, Value, callee
+from ...ir.walk import key_of
+from .emit import Emit, Root, View, row_major
+from .lower import DECLINED, table
+
+
+class Walk:
+    """One emission of an entry's graph."""
+
+    def __init__(self, program: Program, to: Emit) -> None:
+        self.program, self.to, self._table = program, to, table()
+        self._path, self._within = "", False
+        self._weights: dict[str, Root] = {}
+
+    def entry(self, name: str) -> None:
+        """Emits an entry, whose inputs are the user's."""
+        graph = self.program.functions[name]
+        for value in graph.inputs:
+            self.to.views[value] = _dense(Root("input", value.name), value)
+        self._nodes(graph)
+
+    def _nodes(self, graph: Graph) -> None:
+        for node in graph.nodes:
+            if not self._within:
+                self.to.keys = (key_of(self._path, node),)
+            self._node(node)
+
+    def _node(self, node: Node) -> None:
+        to, name = self.to, node.op.name
+        if name == "weight":
+            to.views[node.output] = _dense(self._weight(node.attrs["name"]), node.output)
+        elif name == "constant":
+            dtype, value = node.attrs["dtype"], node.attrs["value"]
+            to.scalars[node.output], to.views[node.output] = value, to.constant(value, dtype)
+        elif name == "dim_value":
+            to.views[node.output] = to.constant(node.attrs["dim"], node.output.type.dtype)
+        elif name in ("call", "fused"):
+            self._call(node)
+        elif name in self._table:
+            self._table[name](to, node)
+        else:
+            self._decompose(node)
+
+    def _weight(self, name: str) -> Root:
+        return self._weights.setdefault(name, Root("weight", name))
+
+    def _call(self, node: Node) -> None:
+        outer, self._path = self._path, key_of(self._path, node)
+        self._inline(self.program.functions[str(callee(node))], node)
+        self._path = outer
+
+    def _inline(self, body: Graph, node: Node) -> None:
+        """A body on a node's inputs. Its values are forgotten, so that it can run again on others."""
+        to = self.to
+        given = [v for v in node.inputs if v is not None]
+        for inner, outer in zip(body.inputs, given, strict=True):
+            _same(to.views, inner, outer)
+            _same(to.scalars, inner, outer)
+        self._nodes(body)
+        results = [(to.views[v], to.scalars.get(v)) for v in body.outputs]
+        for value, (view, scalar) in zip(node.outputs, results, strict=True):
+            to.views[value] = view
+            if scalar is not None:
+                to.scalars[value] = scalar
+
+    def _decompose(self, node: Node) -> None:
+        if node.op.decompose is None:
+            reason = DECLINED.get(node.op.name, "no kernel is written for it yet")
+            raise BuildError(f"{node.op.name}: TVM does not take it: {reason}", where=node.where)
+        b = Builder(node.where)
+        given = [None if v is None else b.input(v.name, v.type) for v in node.inputs]
+        result = node.op.decompose(b, *given, **node.attrs)
+        body = b.finish(result if isinstance(result, tuple) else (result,))
+        outer, self._within = self._within, True
+        self._inline(body, node)
+        self._within = outer
+
+
+def _same(table: dict[Value, object], inner: Value, outer: Value) -> None:
+    if outer in table:
+        table[inner] = table[outer]
+    else:
+        table.pop(inner, None)
+
+
+def _dense(root: Root, value: Value) -> View:
+    return View(root, value.type.dtype, value.type.shape, row_major(value.type.shape))
+
+
+def emit(program: Program, function: str, to: Emit, aliases: Mapping[str, str]) -> object:
+    """The schedule of one function of a program."""
+    Walk(program, to).entry(function)
+    graph = program.functions[function]
+    return to.finish(list(zip(graph.output_names, graph.outputs, strict=True)), aliases)
