@@ -28,7 +28,10 @@ AT_ROOT = {
     "cli_evaluating.py", "evaluating.py", "exporting.py", "weight_formats.py",
 }  # fmt: skip
 # Import name -> distribution, where they differ.
-DISTRIBUTIONS = {"onnxruntime": "onnxruntime-gpu", "google": "protobuf", "llama_cpp": "llama-cpp-python"}
+DISTRIBUTIONS = {
+    "onnxruntime": "onnxruntime-gpu", "google": "protobuf", "llama_cpp": "llama-cpp-python", "tvm": "apache-tvm",
+    "tvm_ffi": "apache-tvm-ffi",
+}  # fmt: skip
 
 
 def tree() -> dict[str, Path]:

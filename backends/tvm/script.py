@@ -88,6 +88,16 @@ def most(a: Expr, b: Expr) -> Expr:
     return tirx.max(a, b)
 
 
+def sqrt(x: Expr) -> Expr:
+    return tirx.sqrt(x)
+
+
+def lanes_of(x: Expr) -> int:
+    """How many numbers a vector has, 1 for a scalar."""
+    lanes = str(x.ty.dtype).rpartition("x")[2]
+    return int(lanes) if lanes.isdigit() and "x" in str(x.ty.dtype) else 1
+
+
 # -- memory -----------------------------------------------------------------------------------------------------
 
 

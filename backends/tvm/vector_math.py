@@ -7,17 +7,12 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from .script import Expr, number
+from .script import Expr, lanes_of, number
 
 LOG2E = 1.4426950408889634
 # ln 2 in two parts, the first short enough for its products with small integers to be exact.
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP_LOW, _EXP_HIGH = -87.33654, 88.72283
-
-
-def lanes_of(x: Expr) -> int:
-    dtype = str(x.ty.dtype)
-    return int(dtype.rpartition("x")[2]) if "x" in dtype else 1
 
 
 def _as(x: Expr, kind: str) -> str:

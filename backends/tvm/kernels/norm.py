@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import tirx
-
-from ..script import Body, Expr, Registers, bind, kernel, load, loop, number, splat, store
+from ..script import Body, Expr, Registers, bind, kernel, lanes_of, load, loop, number, splat, sqrt, store
 
 SUMS = 4  # partial sums, so that additions need not wait for one another
 
@@ -23,7 +21,7 @@ def norm(name: str, *, d: int, eps: float, lanes: int, centred: bool, biased: bo
             at = bind(row * d)
             mean = bind(_sum(x, at, d, lanes, lambda v: v) * number(1 / d)) if centred else None
             square = _sum(x, at, d, lanes, lambda v: _centre(v, mean) * _centre(v, mean))
-            scale = bind(number(1.0) / tirx.sqrt(square * number(1 / d) + number(eps)))
+            scale = bind(number(1.0) / sqrt(square * number(1 / d) + number(eps)))
 
             def put(i: Expr, width: int) -> None:
                 value = _centre(load(x, at + i, width), mean) * splat(scale, width) * load(weight, i, width)
@@ -35,8 +33,7 @@ def norm(name: str, *, d: int, eps: float, lanes: int, centred: bool, biased: bo
 
 
 def _centre(v: Expr, mean: Expr | None) -> Expr:
-    lanes = int(str(v.ty.dtype).rpartition("x")[2]) if "x" in str(v.ty.dtype) else 1
-    return v if mean is None else v - splat(mean, lanes)
+    return v if mean is None else v - splat(mean, lanes_of(v))
 
 
 def _each(d: int, lanes: int, do: Any) -> None:
