@@ -22,6 +22,6 @@ from . import (
 )
 
 __all__ = [
-    "attention", "bits", "cache", "collective", "contract", "conv", "elementwise", "index", "logic", "moe", "norm", "panels",
-    "quantize", "quantizing", "reduce", "shape", "structure", "trigonometry",
+    "attention", "bits", "cache", "collective", "contract", "conv", "elementwise", "index", "logic", "moe", "norm",
+    "panels", "quantize", "quantizing", "reduce", "shape", "structure", "trigonometry",
 ]  # fmt: skip
