@@ -102,7 +102,7 @@ def _fill(
         name=name,
         backend=backend.name,
         target=plan.target,
-        features=sorted(backend.capabilities(this_machine()).features),
+        features=sorted(backend.capabilities(this_machine(plan.target)).features),
         versions={"tundish": version(), **backend.versions()},
         entries={entry: EntryPoint.of(s) for entry, s in built.entries.items()},
         options=dict(built.options),

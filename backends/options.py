@@ -102,16 +102,16 @@ class ReferenceOptions(msgspec.Struct, frozen=True):
         return {entry: [b.variant for b in bodies] for entry, bodies in self.entries.items()}
 
 
-class TvmOptions(msgspec.Struct, frozen=True):
-    """Of the TVM backend. library: its file; functions: file of a variant -> the function of the program.
+class TvmBody(msgspec.Struct, frozen=True):
+    """What runs on CPUs with these features: a library, and of each variant of an entry the file that says how.
 
-    Raises: ValueError on a file that is not a plain name."""
+    functions: such a file -> the function of the program. Raises: ValueError on a file that is not a plain name.
+    """
 
-    models: dict[str, list[ModelFile]]
+    features: list[str]
     library: str
+    models: dict[str, list[ModelFile]]
     functions: dict[str, str] = {}
-
-    threads = None
 
     def __post_init__(self) -> None:
         for file in self.files():
@@ -123,6 +123,25 @@ class TvmOptions(msgspec.Struct, frozen=True):
 
     def variants(self) -> dict[str, list[Variant]]:
         return {entry: [m.variant for m in models] for entry, models in self.models.items()}
+
+
+class TvmOptions(msgspec.Struct, frozen=True):
+    """Of the TVM backend: one body, or several, the most able first. Raises: ValueError on none."""
+
+    bodies: list[TvmBody]
+
+    threads = None
+
+    def __post_init__(self) -> None:
+        if not self.bodies:
+            raise ValueError("there is no library")
+
+    def files(self) -> Iterator[str]:
+        for body in self.bodies:
+            yield from body.files()
+
+    def variants(self) -> dict[str, list[Variant]]:
+        return self.bodies[-1].variants()
 
 
 def _check_file(file: str) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 import msgspec
 
 from ...compiler.capabilities import Capabilities
+from ...compiler.hardware.baselines import BASELINES, NAMED, Baseline, bodies
 from ...compiler.hardware.machine import Machine, this_machine
 from ...compiler.plan import Plan
 from ...ir.diagnostics import BuildError
 from ..base import Built, Runner
 from ..signature import signatures
+from .schedule import Schedule
 
 LIBRARY = "kernels.so"
-WIDTH = 32
 
 
 def _need() -> None:
@@ -31,7 +32,11 @@ class Tvm:
     name = "tvm"
 
     def versions(self) -> dict[str, str]:
-        return {p: importlib.metadata.version(p) for p in ("apache-tvm", "apache-tvm-ffi")}
+        """TVM's compiler is needed to build, not to run."""
+        found = {"apache-tvm-ffi": importlib.metadata.version("apache-tvm-ffi")}
+        if importlib.util.find_spec("tvm") is not None:
+            found["apache-tvm"] = importlib.metadata.version("apache-tvm")
+        return found
 
     def capabilities(self, machine: Machine) -> Capabilities:
         _need()
@@ -45,36 +50,23 @@ class Tvm:
             declined=declined(),
             dtypes=frozenset({"f32", "i64", "i32", "bool"}),
             panel=WIDTH,
-            features=machine.features & frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl"}),
+            features=bodies(machine.target)[-1].features if bodies(machine.target) else of_machine(machine).features,
+            targets=frozenset({"cpu", *NAMED}),
         )
 
     def build(self, plan: Plan, out: Path, weights: Path) -> Built:
-        """Writes the library, `<entry>.<n>.json` for each variant, and TVM's run-time library. Raises: BuildError."""
+        """Writes for each CPU of the target a library and a schedule for each variant of an entry, and TVM's run-time
+        library, where there is one for that CPU. Raises: BuildError."""
         _need()
-        from .emit import Emit, Kernels
-        from .library import compiled, link, module_of
         from .runner import RUNTIME, runtime_library
-        from .walk import emit
 
         machine = this_machine()
-        kernels = Kernels()
-        schedules, models, functions = [], {}, {}
-        for entry, variants in plan.entries.items():
-            models[entry] = []
-            for i, variant in enumerate(variants):
-                to = Emit(f"run_{len(schedules)}", kernels, lanes_of(machine))
-                schedules.append(emit(plan.program, variant.function, to, plan.aliases.get(entry, {})))
-                file = f"{entry}.{i}.json"
-                (out / file).write_bytes(msgspec.json.encode(schedules[-1]))
-                guard = variant.guard
-                models[entry].append({"guard": [guard.symbol, guard.op, guard.value], "file": file})
-                functions[file] = variant.function
-        link(compiled(module_of(kernels, schedules, machine.arch), target_of(machine)), out / LIBRARY)
+        chips = bodies(plan.target) or (of_machine(machine),)
+        found = [_body(plan, chip, out, f"{chip.name}." if len(chips) > 1 else "") for chip in chips]
         runtime = runtime_library()
-        assert runtime is not None
-        shutil.copyfile(runtime, out / RUNTIME)
-        options = {"models": models, "library": LIBRARY, "functions": functions}
-        return Built(out, weights, signatures(plan), options)
+        if runtime is not None and chips[0].arch == machine.arch:
+            shutil.copyfile(runtime, out / RUNTIME)
+        return Built(out, weights, signatures(plan), {"bodies": found})
 
     def open(self, built: Built, *, threads: int | None = None) -> Runner:
         from .runner import TvmRunner
@@ -82,14 +74,43 @@ class Tvm:
         return TvmRunner(built, threads)
 
 
-def lanes_of(machine: Machine) -> int:
+def _body(plan: Plan, chip: Baseline, out: Path, prefix: str) -> dict[str, object]:
+    """One library and its schedules. The parts' files begin with `prefix`."""
+    from .emit import Emit, Kernels
+    from .library import compiled, link, module_of
+    from .walk import emit
+
+    kernels, schedules = Kernels(), list[Schedule]()
+    models: dict[str, list[dict[str, object]]] = {}
+    functions: dict[str, str] = {}
+    for entry, variants in plan.entries.items():
+        models[entry] = []
+        for i, variant in enumerate(variants):
+            to = Emit(f"run_{len(schedules)}", kernels, lanes_of(chip.features))
+            schedules.append(emit(plan.program, variant.function, to, plan.aliases.get(entry, {})))
+            file = f"{prefix}{entry}.{i}.json"
+            (out / file).write_bytes(msgspec.json.encode(schedules[-1]))
+            guard = variant.guard
+            models[entry].append({"guard": [guard.symbol, guard.op, guard.value], "file": file})
+            functions[file] = variant.function
+    library = f"{prefix}{LIBRARY}"
+    target = {"kind": "llvm", "mcpu": chip.llvm, "mtriple": f"{chip.arch}-linux-gnu"}
+    link(compiled(module_of(kernels, schedules, chip.arch), target), out / library, chip.arch)
+    return {"features": sorted(chip.features), "library": library, "models": models, "functions": functions}
+
+
+def lanes_of(features: frozenset[str]) -> int:
     """The f32 numbers in a vector."""
-    return 16 if "avx512f" in machine.features else 8 if "avx2" in machine.features else 4
+    return 16 if "avx512f" in features else 8 if "avx2" in features else 4
 
 
-def target_of(machine: Machine) -> dict[str, object]:
-    """TVM's description of a CPU."""
-    if machine.arch != "x86_64":
-        return {"kind": "llvm", "mcpu": "generic", "mtriple": f"{machine.arch}-linux-gnu"}
-    level = "x86-64-v4" if "avx512f" in machine.features else "x86-64-v3" if "avx2" in machine.features else "x86-64"
-    return {"kind": "llvm", "mcpu": level, "mtriple": "x86_64-linux-gnu"}
+def of_machine(machine: Machine) -> Baseline:
+    """The most able named CPU that a machine is one of; its model's own name tells LLVM no more than that.
+
+    Raises: BuildError where there is none.
+    """
+    fitting = [b for b in BASELINES.values() if b.arch == machine.arch and b.features <= machine.features]
+    if not fitting:
+        raise BuildError(f"the TVM backend does not build for this CPU: {machine.name}",
+                         hint="it needs AVX2, or an Arm Neoverse; take --backend onnxruntime")  # fmt: skip
+    return max(fitting, key=lambda b: len(b.features))

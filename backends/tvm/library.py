@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from .emit import Kernels
 from .schedule import Schedule
 from .script import address, both, call, external, function, i64, imports, parallel, table_of, when
 
-LINKERS = (("cc", "-shared"), ("gcc", "-shared"), ("clang", "-shared"), ("ld", "-shared"))
+LINKERS = ("gcc", "cc", "clang", "ld")
 
 
 def module_of(kernels: Kernels, schedules: Sequence[Schedule], arch: str) -> Any:
@@ -74,17 +75,18 @@ def compiled(module: Any, target: Mapping[str, Any]) -> Any:
     return tvm.get_global_func("target.build.llvm")(entries, own)
 
 
-def link(code: Any, library: Path) -> None:
-    """Writes the shared library. Raises: BuildError where the system has no linker, or it fails."""
+def link(code: Any, library: Path, arch: str) -> None:
+    """Writes the shared library. Raises: BuildError where the system has no linker for that CPU, or it fails."""
     object_file = library.with_suffix(".o")
     code.write_to_file(str(object_file), "o")
-    found = next(((shutil.which(name), flag) for name, flag in LINKERS if shutil.which(name)), None)
-    if found is None or found[0] is None:
-        raise BuildError("there is no linker on this system", hint="install gcc, clang or binutils")
-    done = subprocess.run([found[0], found[1], "-o", str(library), str(object_file)], capture_output=True, text=True)
+    prefix = "" if arch == platform.machine() else f"{arch}-linux-gnu-"
+    linker = next((path for name in LINKERS if (path := shutil.which(f"{prefix}{name}"))), None)
+    if linker is None:
+        raise BuildError(f"there is no linker for {arch} on this system", hint=f"install {prefix}gcc or binutils")
+    done = subprocess.run([linker, "-shared", "-o", str(library), str(object_file)], capture_output=True, text=True)
     object_file.unlink()
     if done.returncode:
-        raise BuildError(f"{Path(found[0]).name} could not link the kernels", found=done.stderr.strip()[:300])
+        raise BuildError(f"{Path(linker).name} could not link the kernels", found=done.stderr.strip()[:300])
 
 
 _ = s_tir  # registers the passes that `tirx.transform` names

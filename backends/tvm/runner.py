@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -14,13 +15,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ...compiler.hardware.machine import this_machine
 from ...compiler.passes.memory import ALIGN, placed
 from ...ir import dims
 from ...ir.diagnostics import LoadError, RunError
 from ...ir.dtypes import DTYPES
 from ...ir.weights import TensorFile
 from ..base import Arrays, Bound, Built, KernelTime, Profiled
-from ..options import TvmOptions, typed
+from ..options import TvmBody, TvmOptions, typed
 from ..signature import Signature, choose, known_entry
 from .schedule import Arg, Schedule
 
@@ -33,11 +35,11 @@ class TvmRunner:
 
     def __init__(self, built: Built, threads: int | None) -> None:
         self.built = built
-        self._options = typed(built.options, TvmOptions)
-        self._variants = self._options.variants()
+        self._body = _fitting(typed(built.options, TvmOptions))
+        self._variants = self._body.variants()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.threads = threads or cores
-        self._library = _opened(built.folder / self._options.library, built.folder / RUNTIME, cores)
+        self._library = _opened(built.folder / self._body.library, built.folder / RUNTIME, cores)
         self.threads = min(self.threads, _workers())
         self._weights = TensorFile(built.weights)
         self._entries: dict[str, _Entry] = {}
@@ -92,12 +94,21 @@ class TvmRunner:
                 profiled.append(seconds)
                 runs.append(kernels)
         variants = self._variants[entry]
-        function = self._options.functions[variants[choose(variants, sizes)].function]
+        function = self._body.functions[variants[choose(variants, sizes)].function]
         return Profiled(function, tuple(totals), tuple(profiled), tuple(runs))
 
     def close(self) -> None:
         """Forgets the entries; TVM keeps the library."""
         self._entries.clear()
+
+
+def _fitting(options: TvmOptions) -> TvmBody:
+    """The most able body that this CPU runs. Raises: LoadError where it runs none."""
+    have = this_machine().features
+    found = next((body for body in options.bodies if have >= set(body.features)), None)
+    if found is None:
+        raise LoadError("none of the bundle's libraries runs on this CPU", hint="compile it on, or for, this machine")
+    return found
 
 
 class _Bound:
@@ -125,6 +136,7 @@ class _Entry:
         self._tables: dict[tuple[int, ...], _Table] = {}
         self._arena = np.zeros(0, np.uint8)
         self._state = aligned(16 * 8).view(np.int64)
+        self._busy = threading.Lock()  # tables and the arena are of one run at a time
 
     def table(self, sizes: Mapping[str, int]) -> _Table:
         key = tuple(sizes.values())
@@ -142,20 +154,22 @@ class _Entry:
         return table, outputs, keep
 
     def run(self, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-        table, outputs, keep = self._prepared(inputs, sizes)
-        self._call(table, 0, len(self.schedule.calls))
+        with self._busy:
+            table, outputs, keep = self._prepared(inputs, sizes)
+            self._call(table, 0, len(self.schedule.calls))
         del keep
         return outputs
 
     def timed(self, inputs: Arrays, sizes: Mapping[str, int], began: float) -> tuple[KernelTime, ...]:
-        table, _, keep = self._prepared(inputs, sizes)
         found = []
-        for i, call in enumerate(self.schedule.calls):
-            start = time.perf_counter()
-            self._call(table, i, i + 1)
-            seconds = time.perf_counter() - start
-            key = call.keys[0] if call.keys else ""
-            found.append(KernelTime(key, call.kernel, start - began, seconds, tuple(call.keys)))
+        with self._busy:
+            table, _, keep = self._prepared(inputs, sizes)
+            for i, call in enumerate(self.schedule.calls):
+                start = time.perf_counter()
+                self._call(table, i, i + 1)
+                seconds = time.perf_counter() - start
+                key = call.keys[0] if call.keys else ""
+                found.append(KernelTime(key, call.kernel, start - began, seconds, tuple(call.keys)))
         del keep
         return tuple(found)
 
@@ -278,20 +292,26 @@ def _opened(library: Path, runtime: Path, cores: int) -> Any:
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
     import tvm_ffi
 
-    _load_runtime(runtime)
+    with _loading:
+        _load_runtime(runtime)
     try:
         return tvm_ffi.load_module(str(library))
     except Exception as error:
         raise LoadError(f"{library.name} cannot be loaded", found=str(error).splitlines()[0][:200]) from error
 
 
-@lru_cache(1)
+_loading = threading.Lock()
+_loaded: list[ctypes.CDLL] = []  # a process can hold one only: a second would register all its functions again
+
+
 def _load_runtime(bundled: Path) -> None:
-    """TVM's own where it is installed, since a process can hold one only; else the one that the bundle brings."""
+    """TVM's own where it is installed, which may be imported yet; else the one that the first bundle brings."""
+    if _loaded:
+        return
     installed = runtime_library()
     path = installed if installed is not None else bundled
     try:
-        ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        _loaded.append(ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL))
     except OSError as error:
         raise LoadError(f"TVM's {RUNTIME} cannot be loaded", found=str(error)[:200]) from error
 

@@ -9,17 +9,22 @@ from functools import lru_cache
 from pathlib import Path
 
 from ...ir.diagnostics import TundishError
+from .baselines import bodies
 
 _FEATURES = {  # cpuinfo's words -> ours
     "avx": "avx", "avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512f": "avx512f", "avx512bw": "avx512bw",
-    "avx512vl": "avx512vl", "avx512_vnni": "avx512_vnni", "avx512_bf16": "avx512_bf16", "amx_tile": "amx",
+    "avx512vl": "avx512vl", "avx512dq": "avx512dq", "avx512cd": "avx512cd", "bmi1": "bmi1", "bmi2": "bmi2",
+    "movbe": "movbe", "abm": "lzcnt", "avx512_vnni": "avx512_vnni", "avx512_bf16": "avx512_bf16", "amx_tile": "amx",
     "asimd": "neon", "sve": "sve",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """target: `cpu` or `cuda`. cores: physical ones this process may use. memory_bytes: what it may use in all."""
+    """target: `cpu`, `cuda`, or a named CPU (see `baselines`), whose features these are.
+
+    cores: physical ones this process may use. memory_bytes: what it may use in all.
+    """
 
     target: str
     arch: str
@@ -29,17 +34,19 @@ class Machine:
     memory_bytes: int
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=16)
 def this_machine(target: str = "cpu") -> Machine:
-    """Reads /proc and the process's limits."""
+    """Reads /proc and the process's limits. For a named CPU, this machine with that CPU in it: the least of several."""
     info = _cpuinfo()
     flags = set((info.get("flags") or info.get("Features") or "").split())
+    features = frozenset(ours for theirs, ours in _FEATURES.items() if theirs in flags)
+    named = bodies(target)
     return Machine(
         target=target,
-        arch=platform.machine(),
+        arch=named[-1].arch if named else platform.machine(),
         name=info.get("model name", platform.processor() or platform.machine()),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        features=frozenset(ours for theirs, ours in _FEATURES.items() if theirs in flags),
+        features=named[-1].features if named else features,
         memory_bytes=memory_limit_bytes(),
     )
 
