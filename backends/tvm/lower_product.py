@@ -23,7 +23,8 @@ BIASED = Epilogue((COLUMN,), Chain(("float32", "float32"), (), (Step("add", (0, 
 @lowers("panel_linear")
 def _panel_linear(to: Emit, node: Node) -> None:
     x, panels, *bias = (to.array(v) for v in node.inputs if v is not None)
-    n, k = node.attrs["columns"], x.shape[-1]
+    n, k = node.attrs["columns"], panels.shape[1]
+    assert isinstance(k, int)
     epilogue = BIASED if bias else Epilogue()
     y = to.result(node)
     static = {"shape": product_shape(k, n, to.lanes), "epilogue": epilogue}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from ...ir.build import Builder
 from ...ir.diagnostics import BuildError
@@ -10,6 +11,9 @@ from ...ir.graph import Graph, Node, Program, Value, callee
 from ...ir.walk import key_of
 from .emit import Emit, Root, View, row_major
 from .lower import DECLINED, table
+from .schedule import Schedule
+
+T = TypeVar("T")
 
 
 class Walk:
@@ -84,7 +88,7 @@ class Walk:
         self._within = outer
 
 
-def _same(table: dict[Value, object], inner: Value, outer: Value) -> None:
+def _same(table: dict[Value, T], inner: Value, outer: Value) -> None:
     if outer in table:
         table[inner] = table[outer]
     else:
@@ -95,7 +99,7 @@ def _dense(root: Root, value: Value) -> View:
     return View(root, value.type.dtype, value.type.shape, row_major(value.type.shape))
 
 
-def emit(program: Program, function: str, to: Emit, aliases: Mapping[str, str]) -> object:
+def emit(program: Program, function: str, to: Emit, aliases: Mapping[str, str]) -> Schedule:
     """The schedule of one function of a program."""
     Walk(program, to).entry(function)
     graph = program.functions[function]

@@ -99,7 +99,9 @@ class panel_linear(Op):
         return 2 * x.shape[-1] * out.elements + (0 if bias is None else out.elements)
 
     def reference(self, x: np.ndarray, panels: np.ndarray, bias: Any = None, *, columns: int) -> np.ndarray:
-        return get("linear").reference(x, get("from_panels").reference(panels, columns=columns), bias)
+        y = get("linear").reference(x, get("from_panels").reference(panels, columns=columns), bias)
+        assert isinstance(y, np.ndarray)
+        return y
 
     def decompose(self, b: Any, x: Any, panels: Any, bias: Any = None, *, columns: int) -> Any:
         return b.emit("linear", x, b.emit("from_panels", panels, columns=columns), bias)

@@ -12,7 +12,7 @@ from tundish.ir.diagnostics import LoadError
 
 def test_all_are_usable_here() -> None:
     rows = {row.name: row for row in registry.available()}
-    assert list(rows) == ["reference", "null", "onnxruntime"]
+    assert list(rows) == ["reference", "null", "onnxruntime", "tvm"]
     assert all(row.usable and not row.reason for row in rows.values())
     assert rows["onnxruntime"].versions["onnxruntime"]
 
