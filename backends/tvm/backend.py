@@ -19,6 +19,7 @@ from ..signature import signatures
 from .schedule import Schedule
 
 LIBRARY = "kernels.so"
+QUANTIZED = frozenset({"quantized_matmul", "quantized_gather", "quad_linear", "quad_gather"})
 
 
 def _need() -> None:
@@ -42,15 +43,20 @@ class Tvm:
         _need()
         from .lower import STRUCTURE, declined, decomposed, table
         from .lower_product import WIDTH
+        from .lower_quads import BLOCKS, X_BITS
 
+        chip = _chip(machine)
+        few_bits = "avx512_vnni" in chip.features  # without, their products would be slower than those in fp32
         return Capabilities(
             self.name,
-            ops=frozenset(table()) | STRUCTURE,
+            ops=(frozenset(table()) | STRUCTURE) - (frozenset() if few_bits else QUANTIZED),
             decomposed=decomposed(),
             declined=declined(),
             dtypes=frozenset({"f32", "i64", "i32", "bool"}),
             panel=WIDTH,
-            features=bodies(machine.target)[-1].features if bodies(machine.target) else of_machine(machine).features,
+            features=chip.features,
+            blocks=BLOCKS if few_bits else frozenset(),
+            x_bits=X_BITS if few_bits else 0,
             targets=frozenset({"cpu", *NAMED}),
         )
 
@@ -94,9 +100,15 @@ def _body(plan: Plan, chip: Baseline, out: Path, prefix: str) -> dict[str, objec
             models[entry].append({"guard": [guard.symbol, guard.op, guard.value], "file": file})
             functions[file] = variant.function
     library = f"{prefix}{LIBRARY}"
-    target = {"kind": "llvm", "mcpu": chip.llvm, "mtriple": f"{chip.arch}-linux-gnu"}
+    target = {"kind": "llvm", "mcpu": chip.llvm, "mtriple": f"{chip.arch}-linux-gnu",
+              "mattr": [f"+{a}" for a in chip.more]}
     link(compiled(module_of(kernels, schedules, chip.arch), target), out / library, chip.arch)
     return {"features": sorted(chip.features), "library": library, "models": models, "functions": functions}
+
+
+def _chip(machine: Machine) -> Baseline:
+    """What is built for: of several CPUs the least."""
+    return (bodies(machine.target) or (of_machine(machine),))[-1]
 
 
 def lanes_of(features: frozenset[str]) -> int:

@@ -89,6 +89,7 @@ class Emit:
     keys: tuple[str, ...] = ()
     views: dict[Value, View] = field(default_factory=dict)
     scalars: dict[Value, float] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)  # what several lowerings need of the same value, made once
 
     def __post_init__(self) -> None:
         self._calls: list[tuple[str, tuple[str, ...], list[tuple[Root, Dim] | Dim], bool]] = []

@@ -17,7 +17,8 @@ DECLINED = {
     name: "it moves data between devices; a plan for this backend runs on one"
     for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 } | dict.fromkeys(
-    ("quantize", "quantize_scale", "to_panels"), "it is done to weights when a program is built, never in a run"
+    ("quantize", "quantize_scale", "to_panels", "to_quads"),
+    "it is done to weights when a program is built, never in a run",
 )  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def lowers(*names: str) -> Callable[[Lowering], Lowering]:
 
 @lru_cache
 def table() -> dict[str, Lowering]:
-    from . import lower_elementwise, lower_move, lower_norm, lower_product  # noqa: F401
+    from . import lower_elementwise, lower_move, lower_norm, lower_product, lower_quads  # noqa: F401
 
     return LOWERINGS
 

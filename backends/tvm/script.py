@@ -98,6 +98,37 @@ def lanes_of(x: Expr) -> int:
     return int(lanes) if lanes.isdigit() and "x" in str(x.ty.dtype) else 1
 
 
+def size(x: Expr) -> Expr:
+    """|x|."""
+    return tirx.abs(x)
+
+
+def nearest(x: Expr) -> Expr:
+    """The nearest whole number, of two the even one."""
+    return tirx.nearbyint(x)
+
+
+def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    """Both are computed."""
+    return tirx.Select(condition, yes, no)
+
+
+def reinterpret(dtype: str, x: Expr) -> Expr:
+    """The same bits as another type."""
+    return tirx.reinterpret(dtype, x)
+
+
+def cast(kind: str, x: Expr) -> Expr:
+    """x as another scalar type, lane by lane."""
+    lanes = lanes_of(x)
+    return tirx.Cast(kind if lanes == 1 else f"{kind}x{lanes}", x)
+
+
+def shift_right(x: Expr, bits: int) -> Expr:
+    """Of an int32: its sign goes along."""
+    return x >> number(bits, lanes_of(x), "int32")
+
+
 # -- memory -----------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +196,11 @@ def call(function: Any, *args: Expr) -> None:
 def external(name: str, *args: Expr) -> None:
     """Calls a function of C's that gives nothing back."""
     T.evaluate(tirx.call_extern("void", name, *args))
+
+
+def pure_external(dtype: str, name: str, *args: Expr) -> Expr:
+    """What a function gives that only computes."""
+    return tirx.call_pure_extern(dtype, name, *args)
 
 
 def address(array: Any, at: Expr | int) -> Expr:

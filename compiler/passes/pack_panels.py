@@ -14,8 +14,8 @@ from .registry import rewrite
 
 @rewrite("pack_panels")
 def pack_panels(program: Program, task: Task) -> Rewritten:
-    """linear(x, w) -> panel_linear(x, to_panels(w)), where w is a weight. An embedding whose transpose is packed for a
-    head is looked up there, so that there is one copy."""
+    """linear(x, w) -> panel_linear(x, to_panels(w)), where w is a weight; quantized_matmul -> quad_linear. An embedding
+    whose transpose is packed for a head is looked up there, so that there is one copy."""
     width = task.capabilities.panel
     if not width:
         return Rewritten(program)
@@ -70,6 +70,9 @@ def _packed(graph: Graph, static: set[Value], tied: set[str], width: int) -> tup
                 panels = b.emit("to_panels", b.emit("transpose", table, perm=(1, 0)), width=width)
                 new = b.emit("panel_gather", panels, ids, columns=table.type.shape[0])
             events.append(Event("an embedding is looked up in the head's weight", node.where))
+        elif node.op.name in _QUADS and node.inputs[0 if node.op.name == "quantized_gather" else 1] in static:
+            with b.at(node.where):
+                new = _QUADS[node.op.name](b, node, width)
         else:
             b.copy(node)
             continue
@@ -82,3 +85,27 @@ def _looks_up(node: Node, made_by: dict[Value, Node], tied: set[str]) -> bool:
         return False
     source = made_by.get(node.inputs[0])  # type: ignore[arg-type]
     return source is not None and source.op.name == "weight" and source.attrs["name"] in tied
+
+
+def _quad_linear(b: RuleBuilder, node: Node, width: int) -> Value:
+    x, q, scale, zero, bias = (*node.inputs, None, None)[:5]
+    assert q is not None
+    return b.emit("quad_linear", x, *_cut(b, q, (scale, zero), width, node.attrs["bits"]), bias,
+                  columns=q.type.shape[0], **node.attrs)  # fmt: skip
+
+
+def _quad_gather(b: RuleBuilder, node: Node, width: int) -> Value:
+    q, ids, scale, zero = (*node.inputs, None)[:4]
+    assert q is not None
+    quads, scale, zero = _cut(b, q, (scale, zero), width, node.attrs["bits"])
+    return b.emit("quad_gather", quads, ids, scale, zero, columns=q.type.shape[0], **node.attrs)
+
+
+def _cut(b: RuleBuilder, q: Value, beside: tuple[Value | None, ...], width: int, bits: int) -> list[Value | None]:
+    """Numbers in quads, and what stands beside them in panels."""
+    turned = [None if v is None else b.emit("transpose", v, perm=(1, 0)) for v in beside]
+    panels = [None if v is None else b.emit("to_panels", v, width=width) for v in turned]
+    return [b.emit("to_quads", q, width=width, bits=bits), *panels]
+
+
+_QUADS = {"quantized_matmul": _quad_linear, "quantized_gather": _quad_gather}

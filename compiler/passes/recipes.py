@@ -28,7 +28,8 @@ def is_recipe(node: Node, weight_bits: int) -> bool:
     single = len(node.outputs) == 1 or node.op.name == "split"
     if not single or node.op.aliases or node.op.name in NEVER or callee(node) is not None or _has_symbols(node):
         return False
-    if node.op.name == "to_panels" or node.op.name == "cast" and node.output.type.dtype.bits <= weight_bits:
+    narrow = node.op.name == "cast" and node.output.type.dtype.bits <= weight_bits
+    if narrow or node.op.name in ("to_panels", "to_quads"):
         return True
     read = sum(_bytes(v) for v in node.inputs if v is not None)
     return sum(map(_bytes, node.outputs)) <= max(read, SMALL_BYTES)

@@ -13,6 +13,7 @@ from . import (
     moe,
     norm,
     panels,
+    quads,
     quantize,
     quantizing,
     reduce,
@@ -23,5 +24,5 @@ from . import (
 
 __all__ = [
     "attention", "bits", "cache", "collective", "contract", "conv", "elementwise", "index", "logic", "moe", "norm",
-    "panels", "quantize", "quantizing", "reduce", "shape", "structure", "trigonometry",
+    "panels", "quads", "quantize", "quantizing", "reduce", "shape", "structure", "trigonometry",
 ]  # fmt: skip

@@ -1,0 +1,68 @@
+"""Products with, and rows of, quantised weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...compiler.capabilities import Blocks
+from ...ir.diagnostics import BuildError
+from ...ir.dtypes import f32, i8
+from ...ir.graph import Node
+from ...ir.ops.quantize import middle
+from ...ir.tensor import TensorType
+from .emit import Emit, View
+from .kernels.quads import Form, quad_product, quad_rows, rounded_rows
+from .lower import lowers
+
+X_BITS, GROUPS = 8, (32, 64, 128)
+BLOCKS = frozenset(Blocks(bits, g, scheme) for bits in (4, 8) for g in GROUPS for scheme in ("centred", "offset"))
+
+
+def _form(to: Emit, node: Node) -> Form:
+    a, quads = node.attrs, node.inputs[0 if node.op.name == "quad_gather" else 1]
+    assert quads is not None
+    _, steps, width, _ = quads.type.shape
+    assert isinstance(steps, int) and isinstance(width, int)
+    zero = 0 if a["scheme"] == "offset" else middle(a["bits"])
+    return Form(steps * 32 // a["bits"], a["columns"], a["bits"], a["group"], zero, width, to.lanes)
+
+
+@lowers("quad_linear")
+def _quad_linear(to: Emit, node: Node) -> None:
+    x, quads, scale, *rest = node.inputs
+    zero, bias = (*rest, None, None)[:2]
+    form = _form(to, node)
+    parts = [to.array(v) for v in (quads, scale, zero, bias) if v is not None]
+    m = node.output.type.elements // form.n
+    rounded = _rounded(to, to.array(x), form, m)
+    static: dict[str, Any] = {"form": form, "zero": zero is not None, "bias": bias is not None}
+    to.call(quad_product, static, [*rounded, *parts], [to.result(node)], [m])
+
+
+def _rounded(to: Emit, x: View, form: Form, m: Any) -> tuple[View, View, View]:
+    """x in bytes, once for all products of it."""
+    key = ("rounded", x.root, x.offset, form.group)
+    if key not in to.shared:
+        numbers = to.new(TensorType(i8, (m, form.k)))
+        scale, total = (to.new(TensorType(f32, (m, form.groups))) for _ in range(2))
+        static = {"k": form.k, "group": form.group, "lanes": to.lanes}
+        to.call(rounded_rows, static, [x], [numbers, scale, total], [m])
+        to.shared[key] = (numbers, scale, total)
+    found: tuple[View, View, View] = to.shared[key]
+    return found
+
+
+@lowers("quantized_matmul", "quantized_gather")
+def _not_packed(to: Emit, node: Node) -> None:
+    """Raises: BuildError. The compiler packs all of them whose numbers are weights."""
+    raise BuildError(f"{node.op.name}: TVM's kernels take numbers that are weights, of 4 or 8 bits", where=node.where)
+
+
+@lowers("quad_gather")
+def _quad_gather(to: Emit, node: Node) -> None:
+    quads, ids, scale, *rest = node.inputs
+    form, zero = _form(to, node), (*rest, None)[0]
+    given = [to.array(v) for v in (quads, ids, scale, zero) if v is not None]
+    assert ids is not None
+    static = {"form": form, "zero": zero is not None}
+    to.call(quad_rows, static, given, [to.result(node)], [ids.type.elements])
