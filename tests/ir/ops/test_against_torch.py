@@ -119,6 +119,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 ELSEWHERE = {  # held against something else in test_meanings.py or below
     "attention", "constant", "dim_value", "cache_write", "cached_attention", "dequantize", "quantized_matmul", "moe",
+    "to_quads", "from_quads", "quad_linear", "quad_gather",
     "quantized_gather", "quantize", "quantize_scale", "all_reduce", "all_gather", "reduce_scatter", "all_to_all",
 }  # fmt: skip
 

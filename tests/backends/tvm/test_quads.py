@@ -1,0 +1,92 @@
+"""Products with weights of few bits, in whole numbers: what `quantized_matmul` means, to the rounding of f32."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tundish.backends.registry import get
+from tundish.compiler.driver import compile_program
+from tundish.compiler.hardware.machine import this_machine
+from tundish.compiler.task import Precision, Task
+from tundish.ir.build import Builder
+from tundish.ir.dims import Range, symbol
+from tundish.ir.dtypes import f32, i64
+from tundish.ir.graph import Program
+from tundish.ir.op import OPS
+from tundish.ir.tensor import TensorType
+from tundish.ir.weights import Held, Weight
+
+from .kit import one, opened
+
+pytestmark = pytest.mark.skipif(
+    "avx512_vnni" not in this_machine().features, reason="products in whole numbers need AVX-512 VNNI"
+)
+WIDTH = 32
+
+
+def quads(rng: np.random.Generator, n: int, k: int, group: int, bits: int, scheme: str) -> list[np.ndarray | None]:
+    """A weight's quads, scales and zeros."""
+    q = rng.integers(0, 1 << bits, (n, k)).astype(np.uint8)
+    panels = [rng.standard_normal((k // group, n)).astype(np.float32) for _ in range(2)]
+    cut = [OPS["to_panels"].reference(p, width=WIDTH) for p in panels]
+    return [OPS["to_quads"].reference(q, width=WIDTH, bits=bits), cut[0], cut[1] if scheme == "offset" else None]
+
+
+def test_products_are_what_the_op_means(tmp_path: Path):
+    rng, cases = np.random.default_rng(0), {}
+    for bits in (4, 8):
+        for scheme in ("centred", "offset"):
+            for group, k, n in ((32, 64, 1), (32, 96, 33), (64, 192, 64), (128, 256, 95)):
+                for m in (1, 3, 4, 9):
+                    x = rng.standard_normal((m, k)).astype(np.float32)
+                    x[0, :group] = 0  # a group of zeros has no largest size to divide by
+                    bias = rng.standard_normal(n).astype(np.float32) if m % 2 else None
+                    attrs = {"columns": n, "bits": bits, "group": group, "scheme": scheme, "x_bits": 8}
+                    arrays = [x, *quads(rng, n, k, group, bits, scheme), bias]
+                    cases[f"p{len(cases)}"] = (one("quad_linear", *arrays, **attrs), arrays, attrs)
+    runner = opened({name: c for name, (c, _, _) in cases.items()}, tmp_path)
+    for name, (case, arrays, attrs) in cases.items():
+        (got,) = runner.run(name, case.inputs).values()
+        wanted = OPS["quad_linear"].reference(*arrays, **attrs)
+        scale = np.abs(wanted).max()
+        # A number of x half way between two bytes may fall to either: one unit of its group's scale.
+        np.testing.assert_allclose(got, wanted, atol=2e-2 * scale, rtol=0, err_msg=f"{name} {attrs}")
+        assert np.median(np.abs(got - wanted)) < 1e-5 * scale, (name, attrs)
+
+
+def test_rows_are_what_the_op_means(tmp_path: Path):
+    rng, cases = np.random.default_rng(1), {}
+    for bits in (4, 8):
+        for scheme in ("centred", "offset"):
+            ids = rng.integers(0, 70, (2, 5))
+            table, scale, zero = quads(rng, 70, 96, 32, bits, scheme)
+            attrs = {"columns": 70, "bits": bits, "group": 32, "scheme": scheme, "dtype": f32}
+            cases[f"r{len(cases)}"] = (one("quad_gather", table, ids, scale, zero, **attrs), attrs)
+    runner = opened({name: c for name, (c, _) in cases.items()}, tmp_path)
+    for name, (case, attrs) in cases.items():
+        (got,) = runner.run(name, case.inputs).values()
+        wanted = OPS["quad_gather"].reference(*(case.inputs.get(f"i{i}") for i in range(4)), **attrs)
+        np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6, err_msg=f"{name} {attrs}")
+
+
+@pytest.mark.parametrize("blocks", ["int8", "int4"])
+def test_a_tied_embedding_and_its_head_have_one_copy(blocks: str):
+    rng, b = np.random.default_rng(2), Builder()
+    table = TensorType(f32, (90, 64))
+    weights = {"table": Weight(table, Held(rng.standard_normal((90, 64)).astype(np.float32)))}
+    ids = b.input("ids", TensorType(i64, (symbol("seq"),)))
+    held = b.emit_node("weight", (), {"name": "table"}, types=(table,)).output
+    rows = b.emit("gather", held, ids, axis=0)
+    y = b.emit("linear", rows, b.emit("transpose", held, perm=(1, 0)))
+    program = Program({"f": b.finish([y], ["y"])}, ("f",), weights, {"seq": Range(1, 9)})
+    machine, backend = this_machine(), get("tvm")
+    task = Task(machine, backend.capabilities(machine), dataclasses.replace(Precision(), blocks=blocks))
+    plan = compile_program(program, task)
+    nodes = plan.program.functions["f"].nodes
+    assert [n.op.name for n in nodes if n.op.name != "weight"] == ["quad_gather", "quad_linear"]
+    used = {n.attrs["name"] for n in nodes if n.op.name == "weight"}
+    assert len(used) == 2  # the numbers and the scales, both for both
