@@ -124,6 +124,7 @@ def compile(
                   "weights": weights_held(plan, work.program, precision, weights),
                   **generation_info(work, plan)},
             check=(lambda made: check(made, made.manifest.judged)) if verified else None,
+            progress=lambda stage, done, of: progress(f"writing the bundle: {stage}", 0.8 + 0.15 * done / max(1, of)),
         )  # fmt: skip
     if finalize is not None:
         weakref.finalize(bundle, finalize)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from .signature import Signature, TensorSpec
 
 Arrays = Mapping[str, np.ndarray]
 WEIGHTS = "weights.safetensors"
+Say = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,11 @@ class Backend(Protocol):
         """What it takes on that machine."""
         ...
 
-    def build(self, plan: Plan, out: Path, weights: Path) -> Built:
-        """Writes files under `out` only; `weights` is written before. Raises: BuildError."""
+    def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:
+        """Writes files under `out` only; `weights` is written before. Raises: BuildError.
+
+        progress: called with (what is made, how many are done, of how many).
+        """
         ...
 
     def open(self, built: Built, *, threads: int | None = None) -> Runner:
@@ -131,5 +135,6 @@ class Backend(Protocol):
 
 
 __all__ = [
-    "WEIGHTS", "Arrays", "Backend", "Bound", "Built", "KernelTime", "Profiled", "Runner", "Signature", "TensorSpec",
+    "WEIGHTS", "Arrays", "Backend", "Bound", "Built", "KernelTime", "Profiled", "Runner", "Say", "Signature",
+    "TensorSpec",
 ]  # fmt: skip

@@ -84,7 +84,7 @@ def build_files(plan: Plan, backend: Backend, folder: Path, progress: Progress |
     write(weights, stored_weights(plan.program), progress)
     own = folder / backend.name
     own.mkdir()
-    return backend.build(plan, own, weights)
+    return backend.build(plan, own, weights, progress)
 
 
 def _fill(

@@ -15,6 +15,8 @@ sys.path.append(str(Path(__file__).parent))
 # Set before any test opens transformers: nothing here may reach for a hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Kernels that tests compile are kept by what they are, so that the next run need not; apart from the user's own.
+os.environ["TUNDISH_KERNELS"] = str(Path(__file__).resolve().parent.parent / "build" / "kernels")
 os.environ["TUNDISH_TUNING"] = "none"  # nor may what was tuned on this machine change what tests compile
 
 

@@ -15,7 +15,7 @@ from ...ir import ops  # noqa: F401  (fills OPS)
 from ...ir.diagnostics import RunError
 from ...ir.dtypes import DTYPES
 from ...ir.op import OPS
-from ..base import Built, Profiled, Runner
+from ..base import Built, Profiled, Runner, Say
 from ..signature import known_entry, signatures
 
 
@@ -30,7 +30,7 @@ class Null:
     def capabilities(self, machine: Machine) -> Capabilities:
         return Capabilities(self.name, ops=frozenset(OPS), dtypes=frozenset(DTYPES))
 
-    def build(self, plan: Plan, out: Path, weights: Path) -> Built:
+    def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:
         """Writes the names of the entries, so that a bundle of it is a bundle."""
         (out / "entries.txt").write_text("".join(f"{entry}\n" for entry in plan.entries))
         return Built(out, weights, signatures(plan))

@@ -10,7 +10,7 @@ from ...compiler.passes.choose import KERNELS, RUN
 from ...compiler.plan import Plan
 from ...ir.diagnostics import BuildError
 from ...ir.weights import TensorFile
-from ..base import Built, Runner
+from ..base import Built, Runner, Say
 from ..options import runs
 from ..signature import signatures
 from .bound import places
@@ -60,7 +60,7 @@ class OnnxRuntime:
             runs=runs(machine.cores) if machine.target == "cpu" else (),
         )
 
-    def build(self, plan: Plan, out: Path, weights: Path) -> Built:
+    def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:
         """Writes `<entry>.onnx` (`<entry>.<n>.onnx` for further variants), whose weights lie in `weights`,
         and beside each which nodes of the plan its nodes compute.
 

@@ -18,7 +18,7 @@ from ...ir.evaluate import Evaluator
 from ...ir.graph import Graph, Node, Program
 from ...ir.op import OPS
 from ...ir.walk import key_of, steps
-from ..base import Bound, Built, KernelTime, Profiled, Runner
+from ..base import Bound, Built, KernelTime, Profiled, Runner, Say
 from ..options import ReferenceOptions, typed
 from ..plan_text import read_program
 from ..signature import choose, known_entry, signatures
@@ -38,7 +38,7 @@ class Reference:
     def capabilities(self, machine: Machine) -> Capabilities:
         return Capabilities(self.name, ops=frozenset(OPS), dtypes=frozenset(DTYPES))
 
-    def build(self, plan: Plan, out: Path, weights: Path) -> Built:
+    def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:
         """Writes the program's text, its weights referring to the weights file."""
         from ...ir.text import to_text
 

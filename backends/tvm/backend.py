@@ -14,7 +14,7 @@ from ...compiler.hardware.baselines import BASELINES, NAMED, Baseline, bodies
 from ...compiler.hardware.machine import Machine, this_machine
 from ...compiler.plan import Plan
 from ...ir.diagnostics import BuildError
-from ..base import Built, Runner
+from ..base import Built, Runner, Say
 from ..signature import signatures
 from .schedule import Schedule
 
@@ -60,7 +60,7 @@ class Tvm:
             targets=frozenset({"cpu", *NAMED}),
         )
 
-    def build(self, plan: Plan, out: Path, weights: Path) -> Built:
+    def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:
         """Writes for each CPU of the target a library and a schedule for each variant of an entry, and TVM's run-time
         library, where there is one for that CPU. Raises: BuildError."""
         _need()
@@ -68,7 +68,7 @@ class Tvm:
 
         machine = this_machine()
         chips = bodies(plan.target) or (of_machine(machine),)
-        found = [_body(plan, chip, out, f"{chip.name}." if len(chips) > 1 else "") for chip in chips]
+        found = [_body(plan, chip, out, f"{chip.name}." if len(chips) > 1 else "", progress) for chip in chips]
         runtime = runtime_library()
         if runtime is not None and chips[0].arch == machine.arch:
             shutil.copyfile(runtime, out / RUNTIME)
@@ -80,10 +80,10 @@ class Tvm:
         return TvmRunner(built, threads)
 
 
-def _body(plan: Plan, chip: Baseline, out: Path, prefix: str) -> dict[str, object]:
+def _body(plan: Plan, chip: Baseline, out: Path, prefix: str, progress: Say | None) -> dict[str, object]:
     """One library and its schedules. The parts' files begin with `prefix`."""
     from .emit import Emit, Kernels
-    from .library import compiled, link, module_of
+    from .library import write_library
     from .walk import emit
 
     kernels, schedules = Kernels(), list[Schedule]()
@@ -100,9 +100,7 @@ def _body(plan: Plan, chip: Baseline, out: Path, prefix: str) -> dict[str, objec
             models[entry].append({"guard": [guard.symbol, guard.op, guard.value], "file": file})
             functions[file] = variant.function
     library = f"{prefix}{LIBRARY}"
-    target = {"kind": "llvm", "mcpu": chip.llvm, "mtriple": f"{chip.arch}-linux-gnu",
-              "mattr": [f"+{a}" for a in chip.more]}
-    link(compiled(module_of(kernels, schedules, chip.arch), target), out / library, chip.arch)
+    write_library(kernels, schedules, chip, out / library, progress)
     return {"features": sorted(chip.features), "library": library, "models": models, "functions": functions}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .script import Expr, pure_external
 
 DOT = """
-define <16 x i32> @tundish_dot_bytes(<16 x i32> %sum, <16 x i32> %a, <16 x i32> %b) alwaysinline {
+define weak_odr hidden <16 x i32> @tundish_dot_bytes(<16 x i32> %sum, <16 x i32> %a, <16 x i32> %b) alwaysinline {
   %unsigned = bitcast <16 x i32> %a to <64 x i8>
   %signed = bitcast <16 x i32> %b to <64 x i8>
   %y = call <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32> %sum, <64 x i8> %unsigned, <64 x i8> %signed)
