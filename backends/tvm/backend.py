@@ -11,12 +11,14 @@ import msgspec
 
 from ...compiler.capabilities import Capabilities
 from ...compiler.hardware.baselines import BASELINES, NAMED, Baseline, bodies
+from ...compiler.hardware.caches import ASSUMED, caches
 from ...compiler.hardware.machine import Machine, this_machine
 from ...compiler.plan import Plan
 from ...ir.diagnostics import BuildError
 from ..base import Built, Runner, Say
 from ..signature import signatures
 from .schedule import Schedule
+from .tiles import chip_of
 
 LIBRARY = "kernels.so"
 QUANTIZED = frozenset({"quantized_matmul", "quantized_gather", "quad_linear", "quad_gather"})
@@ -87,12 +89,13 @@ def _body(plan: Plan, chip: Baseline, out: Path, prefix: str, progress: Say | No
     from .walk import emit
 
     kernels, schedules = Kernels(), list[Schedule]()
+    cut_for = chip_of(chip.features, ASSUMED if bodies(plan.target) else caches())
     models: dict[str, list[dict[str, object]]] = {}
     functions: dict[str, str] = {}
     for entry, variants in plan.entries.items():
         models[entry] = []
         for i, variant in enumerate(variants):
-            to = Emit(f"run_{len(schedules)}", kernels, lanes_of(chip.features))
+            to = Emit(f"run_{len(schedules)}", kernels, cut_for)
             schedules.append(emit(plan.program, variant.function, to, plan.aliases.get(entry, {})))
             file = f"{prefix}{entry}.{i}.json"
             (out / file).write_bytes(msgspec.json.encode(schedules[-1]))
@@ -107,11 +110,6 @@ def _body(plan: Plan, chip: Baseline, out: Path, prefix: str, progress: Say | No
 def _chip(machine: Machine) -> Baseline:
     """What is built for: of several CPUs the least."""
     return (bodies(machine.target) or (of_machine(machine),))[-1]
-
-
-def lanes_of(features: frozenset[str]) -> int:
-    """The f32 numbers in a vector."""
-    return 16 if "avx512f" in features else 8 if "avx2" in features else 4
 
 
 def of_machine(machine: Machine) -> Baseline:

@@ -12,6 +12,7 @@ from ...ir.dtypes import DType
 from ...ir.graph import Node, Value
 from ...ir.tensor import TensorType
 from .schedule import Arg, Buffer, Call, Constant, Schedule
+from .tiles import Chip
 
 Make = Callable[..., Any]  # (name, **static sizes) -> a function of TVM's
 
@@ -85,11 +86,15 @@ class Emit:
 
     function: str
     kernels: Kernels
-    lanes: int = 16
+    chip: Chip = Chip()
     keys: tuple[str, ...] = ()
     views: dict[Value, View] = field(default_factory=dict)
     scalars: dict[Value, float] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)  # what several lowerings need of the same value, made once
+
+    @property
+    def lanes(self) -> int:
+        return self.chip.lanes
 
     def __post_init__(self) -> None:
         self._calls: list[tuple[str, tuple[str, ...], list[tuple[Root, Dim] | Dim], bool]] = []

@@ -8,13 +8,11 @@ from .epilogue import COLUMN, Epilogue
 from .kernels.gemm import Shape, gemm
 from .lower import lowers
 from .steps import Chain, Step
+from .tiles import WIDTH, Chip, tiles_of
 
-WIDTH = 32  # columns of a panel
 
-
-def product_shape(k: int, n: int, lanes: int) -> Shape:
-    """Tiles for sizes that a model fixes. 8 rows of two vectors: 16 sums, which hide a multiply-add's latency."""
-    return Shape(k, n, lanes, WIDTH, 8, 128, max(1, min(k, 1024)))
+def product_shape(k: int, n: int, chip: Chip) -> Shape:
+    return Shape(k, n, chip.lanes, WIDTH, tiles_of(k, chip))
 
 
 BIASED = Epilogue((COLUMN,), Chain(("float32", "float32"), (), (Step("add", (0, 1)),)))
@@ -27,6 +25,7 @@ def _panel_linear(to: Emit, node: Node) -> None:
     assert isinstance(k, int)
     epilogue = BIASED if bias else Epilogue()
     y = to.result(node)
-    static = {"shape": product_shape(k, n, to.lanes), "epilogue": epilogue}
-    rows = node.output.type.elements // n
-    to.call(gemm, static, [x, panels, *bias], [y], [rows, k], order=[x, panels, y, *bias])
+    shape = product_shape(k, n, to.chip)
+    static, rows = {"shape": shape, "epilogue": epilogue}, node.output.type.elements // n
+    order = [x, panels, y, *bias]
+    to.call(gemm, static, [x, panels, *bias], [y], [rows, k], scratch=shape.scratch, order=order)

@@ -28,8 +28,12 @@ class Body:
 
     def array(self, slot: int, dtype: str = "float32") -> Any:
         """The array whose address is in a slot."""
+        return self.at(self._table[slot], dtype)
+
+    def at(self, word: Expr, dtype: str = "float32") -> Any:
+        """The array at an address."""
         kind = ir.PointerType(ir.PrimType(dtype))
-        return T.decl_buffer((_ANY,), dtype, data=T.Bind(T.reinterpret(kind, self._table[slot])), layout=None)
+        return T.decl_buffer((_ANY,), dtype, data=T.Bind(T.reinterpret(kind, word)), layout=None)
 
     def size(self, slot: int) -> Expr:
         """The number in a slot, an i64."""
@@ -139,6 +143,12 @@ def load(array: Any, at: Expr, lanes: int = 1) -> Expr:
 
 def store(array: Any, at: Expr, value: Expr, lanes: int = 1) -> None:
     T.buffer_store(array, value, [at if lanes == 1 else tirx.Ramp(at, 1, lanes)])
+
+
+def prefetch(array: Any, at: Expr) -> None:
+    """Asks for the cache line that an element lies in, into the nearest cache; it need not exist."""
+    read, nearest_cache, data = (tirx.IntImm("int32", i) for i in (0, 3, 1))
+    T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address(array, at), read, nearest_cache, data))
 
 
 class Registers:

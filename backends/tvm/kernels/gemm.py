@@ -1,144 +1,255 @@
 """Products with a weight that is packed in panels: x [m, k] · w [k, n], and what follows each number of it.
 
-A panel is `width` columns, k after k: [k, width]. A tile of up to ROWS rows and one panel stays in registers for all
-of a block of k. Loops, from outside: blocks of rows that stay in the second cache, blocks of k, this thread's panels,
-tiles of rows.
-Source of the order of loops: Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication".
+A panel is `width` columns, k after k: [k, width]. A tile of a few rows and one panel stays in registers for a block of
+k. Loops, from outside: blocks of rows, groups of panels, blocks of k, the panels of the group, tiles of rows. While a
+tile is at work, it asks for its part of the weights that come next; where there is but one tile of rows, for those of
+its own panel a little ahead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..epilogue import Epilogue
-from ..script import Body, Expr, Registers, bind, div, i64, kernel, least, load, loop, number, rem, splat, store, when
+from ..script import (
+    Body,
+    Expr,
+    Registers,
+    bind,
+    div,
+    i64,
+    kernel,
+    least,
+    load,
+    loop,
+    most,
+    number,
+    prefetch,
+    select,
+    splat,
+    store,
+    when,
+)  # fmt: skip
+from ..tiles import UNDER_WAY, Tiles
+
+LINE = 16  # f32 in a cache line
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How one product is cut for a chip.
-
-    lanes: f32 in a vector. width: columns of a panel. rows: of a tile. row_block, k_block: what stays in a cache.
-    """
+    """One product and how it is cut. lanes: f32 in a vector. width: columns of a panel."""
 
     k: int
     n: int
     lanes: int
     width: int
-    rows: int
-    row_block: int
-    k_block: int
+    tiles: Tiles
 
     @property
     def panels(self) -> int:
         return -(-self.n // self.width)
 
+    @property
+    def blocks(self) -> int:
+        return -(-self.k // self.tiles.deep)
+
+    @property
+    def narrow(self) -> int:
+        """Columns of the last panel where that is not full, else 0."""
+        return self.n % self.width
+
+    @property
+    def scratch(self) -> int:
+        """Bytes that a thread needs: the sums of the last panel, where that is not full."""
+        return self.tiles.row_block * self.width * 4 if self.narrow else 0
+
 
 def gemm(name: str, *, shape: Shape, epilogue: Epilogue) -> Any:
-    """Slots: x, w, y, then the epilogue's arrays, then m and the distance between rows of x, in elements."""
-    others = len(epilogue.arrays)
+    """Slots: x, w, y, then the epilogue's arrays, then scratch memory where the shape needs some, then m and the
+    distance between rows of x, in elements."""
+    others, own = len(epilogue.arrays), shape.scratch > 0
 
     def write(b: Body) -> None:
-        x, w, y = b.array(0), b.array(1), b.array(2)
         more = [b.array(3 + i) for i in range(others)]
-        m, x_row = b.size(3 + others), b.size(4 + others)
-        low, high = b.share(i64(shape.panels))
-        tile = _Tile(shape, epilogue, x, w, y, more, x_row)
-        when(m < shape.rows, lambda: _thin(tile, m, low, high), lambda: _wide(tile, m, low, high))
+        m, x_row = b.size(3 + others + own), b.size(4 + others + own)
+        scratch = bind(b.size(3 + others) + b.thread * shape.scratch) if own else None
+        product = _Product(shape, epilogue, b, more, x_row, scratch)
+        blocks = bind(div(m + (shape.tiles.row_block - 1), shape.tiles.row_block))
+        with loop(0, blocks) as i:
+            first, end = bind(div(i * m, blocks)), bind(div((i + 1) * m, blocks))
+            product.rows(first, bind(end - first))
 
-    return kernel(name, 5 + others, write)
-
-
-def _thin(tile: _Tile, m: Expr, low: Expr, high: Expr) -> None:
-    """Fewer rows than a tile has: every weight is read once, in one stream for each panel."""
-    with loop(low, high) as panel:
-        tile.rest(panel, i64(0), m, _Span(0, tile.shape.k))
-
-
-def _wide(tile: _Tile, m: Expr, low: Expr, high: Expr) -> None:
-    s = tile.shape
-    with loop(0, div(m + (s.row_block - 1), s.row_block)) as block:
-        first = bind(block * s.row_block)
-        end = bind(least(first + s.row_block, m))
-        blocks = -(-s.k // s.k_block)
-        spans = [_Span(i * s.k_block, min(s.k, (i + 1) * s.k_block), i == 0, i == blocks - 1) for i in range(blocks)]
-        for span in spans:
-            with loop(low, high) as panel:
-                tile.all(panel, first, end, span)
+    return kernel(name, 5 + others + own, write)
 
 
 @dataclass(frozen=True)
-class _Span:
-    """A block of k; whether it is the first of all, and the last."""
+class _Place:
+    """A tile: rows from `row` on of one panel, from `k` to `k_end`; where its sums lie, `step` apart; what it asks for
+    meanwhile, from `ahead` on, `stride` more with each k."""
 
-    start: int
-    end: int
-    opens: bool = True
-    closes: bool = True
+    panel: Expr
+    row: Expr
+    k: Expr
+    k_end: Expr
+    sums: Any
+    step: Expr
+    ahead: Expr
+    stride: Expr
 
 
-class _Tile:
-    """The innermost part: a few rows times a panel."""
+class _Product:
+    """The loops of one kernel."""
 
-    def __init__(self, shape: Shape, epilogue: Epilogue, x: Any, w: Any, y: Any, more: list[Any], x_row: Expr) -> None:
-        self.shape, self.epilogue, self.more = shape, epilogue, more
-        self.x, self.w, self.y, self.x_row = x, w, y, x_row
+    def __init__(self, shape: Shape, epilogue: Epilogue, b: Body, more: list[Any], x_row: Expr, scratch: Any) -> None:
+        self.shape, self.epilogue, self.b, self.more = shape, epilogue, b, more
+        self.x, self.w, self.y, self.x_row, self.scratch = b.array(0), b.array(1), b.array(2), x_row, scratch
 
-    def all(self, panel: Expr, first: Expr, end: Expr, span: _Span) -> None:
-        """The rows from `first` to `end`, times a panel's block of k."""
-        size = self.shape.rows
-        full = bind(div(end - first, size))
-        with loop(0, full) as i:
-            self._few(panel, bind(first + i * size), size, span)
-        self.rest(panel, bind(first + full * size), bind(rem(end - first, size)), span)
+    def rows(self, first: Expr, rows: Expr) -> None:
+        """A block of rows. This thread's part of its tiles lies in neighbouring panels; the first and the last of them
+        it may share with other threads."""
+        s, t = self.shape, self.shape.tiles
+        tiles = bind(div(rows + (t.rows - 1), t.rows))
+        low, high = self.b.share(bind(tiles * s.panels))
+        start, end = bind(div(low, tiles)), bind(div(high + (tiles - 1), tiles))
+        # A single tile reads each weight once, so blocks of k would only break its stream.
+        deep = bind(select(tiles > 1, i64(t.deep), i64(s.k))) if s.blocks > 1 else i64(s.k)
+        with loop(0, div(end - start + (t.group - 1), t.group)) as i:
+            left = bind(start + i * t.group)
+            right = bind(least(left + t.group, end))
+            with loop(0, bind(div(deep + (s.k - 1), deep)) if s.blocks > 1 else 1) as block:
+                k = bind(block * deep)
+                k_end = bind(least(k + deep, i64(s.k)))
+                with loop(left, right) as panel:
+                    here = bind(panel * tiles)
+                    span = bind(most(low - here, i64(0))), bind(least(high - here, tiles))
+                    after = self._after(panel, left, right, k_end, block, deep)
+                    self._panel(panel, first, rows, tiles, span, (k, k_end), after)
 
-    def rest(self, panel: Expr, row: Expr, count: Expr, span: _Span) -> None:
-        """Fewer rows than a tile has."""
-
-        def of(rows: int) -> Callable[[], None]:
-            return lambda: self._few(panel, row, rows, span)
-
-        for rows in range(1, self.shape.rows):
-            when(count == rows, of(rows))
-
-    def _few(self, panel: Expr, row: Expr, rows: int, span: _Span) -> None:
+    def _after(self, panel: Expr, left: Expr, right: Expr, k_end: Expr, block: Expr, deep: Expr) -> Expr:
+        """Where the weights begin that come next."""
         s = self.shape
-        vectors = s.width // s.lanes
-        sums = Registers(rows * vectors, s.lanes)
-        sums.fill(number(0.0, s.lanes))
-        base, starts = bind(panel * (s.k * s.width)), [bind((row + r) * self.x_row) for r in range(rows)]
-        with loop(span.start, span.end) as k:
-            columns = [bind(load(self.w, base + k * s.width + v * s.lanes, s.lanes)) for v in range(vectors)]
-            for r in range(rows):
-                value = bind(splat(load(self.x, starts[r] + k), s.lanes))
-                for v in range(vectors):
-                    sums[r * vectors + v] = sums[r * vectors + v] + value * columns[v]
-        if s.n % s.width == 0:
-            self._store(sums, panel, row, rows, s.width, span)
+        whole = s.k * s.width
+        if s.blocks == 1:
+            return bind((panel + 1) * whole)
+        same = (panel + 1) * whole + block * deep * s.width
+        below = left * whole + k_end * s.width
+        return bind(select(panel + 1 < right, same, select(k_end < s.k, below, right * whole)))
+
+    def _panel(
+        self, panel: Expr, first: Expr, rows: Expr, tiles: Expr, span: tuple[Expr, Expr], k: tuple[Expr, Expr],
+        after: Expr,
+    ) -> None:  # fmt: skip
+        """The tiles of a panel from one to another, in a block of k."""
+        s = self.shape
+        count = bind(span[1] - span[0])
+        stride = bind(select(tiles > 1, div(count + (s.width - 1), count), i64(s.width)))
+        with loop(*span) as tile:
+            begin, end = bind(div(tile * rows, tiles)), bind(div((tile + 1) * rows, tiles))
+            own = panel * (s.k * s.width) + (k[0] * s.width + s.tiles.ahead)
+            ahead = bind(select(tiles > 1, after + div((tile - span[0]) * (k[1] - k[0]) * s.width, count), own))
+            sums, step = self._sums(panel, bind(first + begin), begin)
+            place = _Place(panel, bind(first + begin), *k, sums, step, ahead, stride)
+            number_of = bind(end - begin)
+            self._of(number_of, place, s.tiles.rows)
+            self._finish(number_of, place)
+
+    def _sums(self, panel: Expr, row: Expr, local: Expr) -> tuple[Any, Expr]:
+        """(where a tile's sums lie, how far apart its rows are): in y, or aside in a panel that is not full."""
+        s = self.shape
+        at = self.b.size(2) + (row * s.n + panel * s.width) * 4
+        if self.scratch is None:
+            return self.b.at(at), i64(s.n)
+        full = panel < s.panels - 1
+        aside = self.scratch + local * (s.width * 4)
+        return self.b.at(select(full, at, aside)), bind(select(full, i64(s.n), i64(s.width)))
+
+    def _of(self, count: Expr, place: _Place, rows: int) -> None:
+        """A tile of `count` rows, `rows` at most."""
+        if rows == 1:
+            self._few(place, 1)
         else:
-            when(
-                panel < s.panels - 1, lambda: self._store(sums, panel, row, rows, s.width, span),
-                lambda: self._store(sums, panel, row, rows, s.n % s.width, span),
-            )  # fmt: skip
+            when(count == rows, lambda: self._few(place, rows), lambda: self._of(count, place, rows - 1))
 
-    def _store(self, sums: Registers, panel: Expr, row: Expr, rows: int, width: int, span: _Span) -> None:
-        """The first `width` columns of a tile: whole vectors, and what is left of one by its numbers."""
+    def _few(self, place: _Place, rows: int) -> None:
         s = self.shape
         vectors = s.width // s.lanes
+        turns = max(1, UNDER_WAY // (rows * vectors))
+        each = rows * vectors
+        sums = Registers(turns * each, s.lanes)
+        sums.fill(number(0.0, s.lanes))
+        if s.blocks > 1:
+            when(place.k > 0, lambda: self._resume(sums, place, rows))
+        base = bind(place.panel * (s.k * s.width))
+        starts = [bind((place.row + r) * self.x_row) for r in range(rows)]
+        full = bind(div(place.k_end - place.k, turns))
+        with loop(0, full) as i:
+            for turn in range(turns):
+                self._step(sums, turn * each, base, bind(place.k + i * turns + turn), starts, place)
+        if turns > 1:
+            with loop(place.k + full * turns, place.k_end) as k:
+                self._step(sums, 0, base, k, starts, place)
+        for i in range(each, turns * each):
+            sums[i % each] = sums[i % each] + sums[i]
         for r in range(rows):
-            for v in range(width // s.lanes):
-                self._put(sums[r * vectors + v], row + r, panel * s.width + v * s.lanes, s.lanes, span)
-            whole = width // s.lanes
-            for lane in range(width % s.lanes):
-                total = sums.lane(r * vectors + whole, lane)
-                self._put(total, row + r, panel * s.width + (whole * s.lanes + lane), 1, span)
+            for v in range(vectors):
+                store(place.sums, r * place.step + v * s.lanes, sums[r * vectors + v], s.lanes)
 
-    def _put(self, total: Expr, row: Expr, column: Expr, lanes: int, span: _Span) -> None:
-        column = bind(column)
-        at = bind(row * self.shape.n + column)
-        total = bind(total if span.opens else total + load(self.y, at, lanes))
-        if span.closes:
-            total = self.epilogue.write(total, self.more, row, column, self.shape.n, lanes)
-        store(self.y, at, total, lanes)
+    def _resume(self, sums: Registers, place: _Place, rows: int) -> None:
+        """The sums as the block of k before left them."""
+        vectors = self.shape.width // self.shape.lanes
+        for i in range(rows * vectors):
+            at = (i // vectors) * place.step + (i % vectors) * self.shape.lanes
+            sums[i] = load(place.sums, at, self.shape.lanes)
+
+    def _step(self, sums: Registers, at: int, base: Expr, k: Expr, starts: list[Expr], place: _Place) -> None:
+        """One k of a tile."""
+        s = self.shape
+        vectors = s.width // s.lanes
+        for line in range(0, s.width, LINE):
+            prefetch(self.w, place.ahead + (k - place.k) * place.stride + line)
+        columns = [bind(load(self.w, base + k * s.width + v * s.lanes, s.lanes)) for v in range(vectors)]
+        for r, start in enumerate(starts):
+            value = bind(splat(load(self.x, start + k), s.lanes))
+            for v in range(vectors):
+                i = at + r * vectors + v
+                sums[i] = sums[i] + value * columns[v]
+
+    def _finish(self, count: Expr, place: _Place) -> None:
+        """What follows a tile's sums, which lie in the first cache still."""
+        s = self.shape
+        plain = self.epilogue == Epilogue()
+        if plain and not s.narrow:
+            return
+
+        def full() -> None:
+            if not plain:
+                self._rest(count, place, s.width, place.sums)
+
+        def last() -> None:
+            self._rest(count, place, s.narrow, None)
+
+        def finish() -> None:
+            when(place.panel < s.panels - 1, full, last) if s.narrow else full()
+
+        when(place.k_end == s.k, finish) if s.blocks > 1 else finish()
+
+    def _rest(self, count: Expr, place: _Place, width: int, into: Any) -> None:
+        s = self.shape
+        column = bind(place.panel * s.width)
+        with loop(0, count) as r:
+            row = bind(place.row + r)
+
+            def put(at: Expr | int, lanes: int) -> None:
+                total = bind(load(place.sums, r * place.step + at, lanes))
+                value = self.epilogue.write(total, self.more, row, bind(column + at), s.n, lanes)
+                if into is None:
+                    store(self.y, row * s.n + (column + at), value, lanes)
+                else:
+                    store(into, r * place.step + at, value, lanes)
+
+            for v in range(width // s.lanes):
+                put(v * s.lanes, s.lanes)
+            if width % s.lanes:
+                with loop(width - width % s.lanes, width) as at:
+                    put(at, 1)
