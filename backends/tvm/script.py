@@ -35,6 +35,12 @@ class Body:
         kind = ir.PointerType(ir.PrimType(dtype))
         return T.decl_buffer((_ANY,), dtype, data=T.Bind(T.reinterpret(kind, word)), layout=None)
 
+    def scratch(self, slot: int, bytes: Expr, offset: int = 0, dtype: str = "float32") -> Any:
+        """This thread's own scratch memory: its address is in a slot, each thread has so many bytes; from an offset."""
+        kind = ir.PointerType(ir.PrimType(dtype))
+        own = T.Bind(T.reinterpret(kind, self._table[slot] + self.thread * bytes + offset))
+        return T.decl_buffer((_ANY,), dtype, data=own, layout=None)
+
     def size(self, slot: int) -> Expr:
         """The number in a slot, an i64."""
         return T.Bind(self._table[slot])
@@ -173,6 +179,14 @@ class Registers:
             self[i] = value
 
 
+def kept(value: Expr) -> Expr:
+    """A number that is computed here, once: TVM writes what `bind` binds out again wherever it stands, and tries for
+    seconds to simplify what comes of smallest and largest ones in one another."""
+    one = Registers(1, lanes_of(value), str(value.ty.dtype))
+    one[0] = value
+    return one[0]
+
+
 # -- control ----------------------------------------------------------------------------------------------------
 
 bind = T.Bind
@@ -194,6 +208,14 @@ def when(condition: Expr, then: Callable[[], None], otherwise: Callable[[], None
                 otherwise()
 
 
+def either(*conditions: Expr) -> Expr:
+    return tirx.any(*conditions)
+
+
+def negated(condition: Expr) -> Expr:
+    return tirx.Not(condition)
+
+
 def both(*conditions: Expr) -> Expr:
     return tirx.all(*conditions)
 
@@ -211,6 +233,11 @@ def external(name: str, *args: Expr) -> None:
 def pure_external(dtype: str, name: str, *args: Expr) -> Expr:
     """What a function gives that only computes."""
     return tirx.call_pure_extern(dtype, name, *args)
+
+
+def evaluate(value: Expr) -> None:
+    """Runs an expression for what it does."""
+    T.evaluate(value)
 
 
 def address(array: Any, at: Expr | int) -> Expr:

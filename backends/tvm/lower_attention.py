@@ -1,0 +1,97 @@
+"""Attention."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ...ir import dims
+from ...ir.diagnostics import BuildError
+from ...ir.dims import Dim
+from ...ir.graph import Node, Value
+from ...ir.tensor import TensorType
+from .emit import NAMES, Emit, View
+from .kernels.attention import Form, attention
+from .lower import lowers
+from .lower_move import copy_into
+from .tiles import Chip
+
+
+@lowers("attention")
+def _attention(to: Emit, node: Node) -> None:
+    q, k, v = (rows(to, x) for x in node.inputs[:3])
+    mask, bias, sinks, position = [*node.inputs[3:], *[None] * (7 - len(node.inputs))]
+    beside = {
+        "mask": None if mask is None else _mask(to, mask, node),
+        "bias": None if bias is None else _scores(to, to.view(bias), node),
+        "sinks": None if sinks is None else to.array(sinks),
+        "position": None if position is None else to.array(position),
+    }
+    attend(to, node.attrs, q, k, v, {n: x for n, x in beside.items() if x is not None}, to.result(node))
+
+
+def rows(to: Emit, value: Value | None) -> View:
+    """An array whose last axis is contiguous: a copy where it is not."""
+    view = to.view(value)
+    return view if view.strides[-1] == 1 or view.shape[-1] == 1 else to.array(value)
+
+
+def _mask(to: Emit, mask: Value, node: Node) -> View:
+    view = to.view(mask)
+    if len(view.shape) != 2:
+        return _scores(to, view, node)
+    return view if view.strides[-1] == 1 else to.array(mask)
+
+
+def _scores(to: Emit, view: View, node: Node) -> View:
+    """A mask or bias [b, h, s, t], repeated where it is one; a copy where its last axis is not contiguous."""
+    b, s, h, _ = node.inputs[0].type.shape  # type: ignore[union-attr]
+    full = (b, h, s, node.inputs[1].type.shape[1])  # type: ignore[union-attr]
+    if view.strides[-1] != 1 or view.shape[-1] != full[-1]:
+        made = to.new(TensorType(view.dtype, (*view.shape[:3], full[-1])))
+        copy_into(to, view, made)
+        view = made
+    strides = tuple(0 if n == 1 else s for n, s in zip(view.shape, view.strides, strict=True))
+    return replace(view, shape=full, strides=strides)
+
+
+def form_of(
+    q: View, k: View, v: View, attrs: Any, beside: dict[str, View], chip: Chip, causal: bool
+) -> Form:  # fmt: skip
+    """Packed keys and values take a quarter of a second cache."""
+    h, d, g, e = (known(n) for n in (q.shape[2], q.shape[3], k.shape[2], v.shape[3]))
+    width = 2 * chip.lanes
+    block = max(width, min(1024, chip.l2_bytes // 4 // (4 * (d + e)) // width * width))
+    mask = "" if "mask" not in beside else "keys" if len(beside["mask"].shape) == 2 else "full"
+    position = NAMES[beside["position"].dtype.name] if "position" in beside else ""
+    return Form(
+        d, e, g, h // g, attrs["scale"], causal, attrs["window"], attrs["softcap"], mask, "bias" in beside,
+        "sinks" in beside, position, chip.lanes, chip.registers // 4, block,
+    )  # fmt: skip
+
+
+def known(size: Dim) -> int:
+    """A size that a model fixes. Raises: BuildError on one that is not."""
+    if not isinstance(size, int):
+        raise BuildError(f"attention: TVM takes heads and features of a fixed number, not {size}")
+    return size
+
+
+def attend(to: Emit, attrs: Any, q: View, k: View, v: View, beside: dict[str, View], y: View) -> None:
+    """Calls the kernel. q [b, s, h, d], k [b, t, g, d], v [b, t, g, e], y [b, s, h, e]: views with contiguous rows."""
+    form = form_of(q, k, v, attrs, beside, to.chip, attrs["causal"])
+    b, s = q.shape[:2]
+    scratch = form.scratch[-1] + dims.floordiv(form.group * s + 7, 8) * 64
+    strides: list[Dim] = [st for view in (q, k, v, y) for st in view.strides[:3]]
+    if "mask" in beside:
+        strides += _three(beside["mask"])
+    if "bias" in beside:
+        strides += _three(beside["bias"])
+    arrays = [q, k, v, y, *(beside[n] for n in form.optional)]
+    reads = [q, k, v, *(beside[n] for n in form.optional)]
+    to.call(attention, {"form": form}, reads, [y], [scratch, b, s, k.shape[1], *strides], scratch, arrays)
+
+
+def _three(view: View) -> tuple[Dim, ...]:
+    """Along batch, heads and queries."""
+    return (view.strides[0], 0, 0) if len(view.shape) == 2 else view.strides[:3]
