@@ -20,7 +20,8 @@ from .tiles import Chip
 @lowers("attention")
 def _attention(to: Emit, node: Node) -> None:
     q, k, v = (rows(to, x) for x in node.inputs[:3])
-    mask, bias, sinks, position = [*node.inputs[3:], *[None] * (7 - len(node.inputs))]
+    beyond: list[Value | None] = [*node.inputs[3:], *[None] * (7 - len(node.inputs))]
+    mask, bias, sinks, position = beyond
     beside = {
         "mask": None if mask is None else _mask(to, mask, node),
         "bias": None if bias is None else _scores(to, to.view(bias), node),
