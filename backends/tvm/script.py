@@ -134,6 +134,13 @@ def cast(kind: str, x: Expr) -> Expr:
     return tirx.Cast(kind if lanes == 1 else f"{kind}x{lanes}", x)
 
 
+def widened(x: Expr) -> Expr:
+    """bf16 numbers, given as uint16, in f32."""
+    lanes = lanes_of(x)
+    whole = cast("uint32", x) << number(16, lanes, "uint32")
+    return reinterpret("float32" if lanes == 1 else f"float32x{lanes}", whole)
+
+
 def shift_right(x: Expr, bits: int) -> Expr:
     """Of an int32: its sign goes along."""
     return x >> number(bits, lanes_of(x), "int32")

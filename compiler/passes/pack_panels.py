@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from ...ir.dtypes import DTYPES
+from typing import NamedTuple
+
+from ...ir.dtypes import DTYPES, DType, bf16, f32
 from ...ir.graph import Graph, Node, Program, Value, producers
+from ...ir.ops.widen import as_type
 from ..analysis import static_values
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, notes_of
 from ..task import Task
@@ -40,17 +43,46 @@ def _tied(graph: Graph, static: set[Value]) -> list[str]:
     made_by, found = producers(graph), []
     for node in graph.nodes:
         if _packs(node, static):
-            name = _transposed(made_by.get(node.inputs[1]), made_by)  # type: ignore[arg-type]
-            found += [name] if name else []
+            peeled = _peeled(node.inputs[1], made_by)
+            found += [peeled.name] if peeled.turned and peeled.name else []
     return found
 
 
-def _transposed(node: Node | None, made_by: dict[Value, Node]) -> str | None:
-    """The weight that a node transposes, by its name."""
-    if node is None or node.op.name != "transpose":
-        return None
-    source = made_by.get(node.inputs[0])  # type: ignore[arg-type]
-    return source.attrs["name"] if source is not None and source.op.name == "weight" else None
+class Peeled(NamedTuple):
+    """A matrix without its casts and transposes: what is left, its name where it is a weight, whether it is turned, and
+    the narrowest type that it passes through."""
+
+    base: Value
+    name: str
+    turned: bool
+    held: DType
+
+
+def _peeled(value: Value | None, made_by: dict[Value, Node]) -> Peeled:
+    assert value is not None
+    turned, held = False, value.type.dtype
+    node = made_by.get(value)
+    while node is not None and _is_peel(node):
+        turned ^= node.op.name == "transpose" and node.attrs["perm"] == (1, 0)
+        assert node.inputs[0] is not None
+        value = node.inputs[0]
+        held = min(held, value.type.dtype, key=lambda d: d.bits)
+        node = made_by.get(value)
+    name = node.attrs["name"] if node is not None and node.op.name == "weight" else ""
+    return Peeled(value, name, turned, held)
+
+
+def _is_peel(node: Node) -> bool:
+    """A transpose, or a cast between types whose panels kernels read."""
+    if node.op.name == "cast":
+        return {v.type.dtype for v in (*node.inputs, node.output) if v is not None} <= {f32, bf16}
+    return node.op.name == "transpose" and node.output.type.rank == 2
+
+
+def _panels(b: RuleBuilder, peeled: Peeled, width: int, turned: bool) -> Value:
+    """The panels of a matrix, turned or not; the same for equal matrices, however they were written."""
+    value = b.emit("transpose", peeled.base, perm=(1, 0)) if turned else peeled.base
+    return b.emit("to_panels", as_type(b, b.present(value), peeled.held), width=width)
 
 
 def _packed(graph: Graph, static: set[Value], tied: set[str], width: int) -> tuple[Graph, list[Event]]:
@@ -59,16 +91,17 @@ def _packed(graph: Graph, static: set[Value], tied: set[str], width: int) -> tup
     for node in graph.nodes:
         if _packs(node, static):
             x, weight, *bias = node.inputs
-            assert weight is not None
+            peeled = _peeled(weight, made_by)
             with b.at(node.where):
-                panels = b.emit("to_panels", weight, width=width)
-                new = b.emit("panel_linear", x, panels, *bias, columns=weight.type.shape[1])
+                panels = _panels(b, peeled, width, peeled.turned)
+                new = b.emit("panel_linear", x, panels, *bias, columns=node.output.type.shape[-1])
         elif _looks_up(node, made_by, tied):
             table, ids = node.inputs
-            assert table is not None
+            peeled = _peeled(table, made_by)
             with b.at(node.where):
-                panels = b.emit("to_panels", b.emit("transpose", table, perm=(1, 0)), width=width)
-                new = b.emit("panel_gather", panels, ids, columns=table.type.shape[0])
+                panels = _panels(b, peeled, width, True)
+                new = b.emit("panel_gather", panels, ids, columns=peeled.base.type.shape[0])
+                new = as_type(b, new, node.output.type.dtype)
             events.append(Event("an embedding is looked up in the head's weight", node.where))
         elif node.op.name in _QUADS and node.inputs[0 if node.op.name == "quantized_gather" else 1] in static:
             with b.at(node.where):
@@ -83,8 +116,8 @@ def _packed(graph: Graph, static: set[Value], tied: set[str], width: int) -> tup
 def _looks_up(node: Node, made_by: dict[Value, Node], tied: set[str]) -> bool:
     if node.op.name != "gather" or node.attrs["axis"] != 0:
         return False
-    source = made_by.get(node.inputs[0])  # type: ignore[arg-type]
-    return source is not None and source.op.name == "weight" and source.attrs["name"] in tied
+    peeled = _peeled(node.inputs[0], made_by)
+    return not peeled.turned and peeled.name in tied
 
 
 def _quad_linear(b: RuleBuilder, node: Node, width: int) -> Value:

@@ -11,6 +11,7 @@ from ..dims import Dim
 from ..op import Op, get, op
 from ..tensor import TensorType, Work
 from .checks import INTEGERS, check_indices, of_kind
+from .widen import as_type
 
 
 def _width(name: str, width: int) -> None:
@@ -77,7 +78,7 @@ class from_panels(Op):
 
 @op
 class panel_linear(Op):
-    """x · weight + bias of a weight that is held in panels.
+    """x · weight + bias of a weight that is held in panels, in x's type; they may be of fewer bits than x.
 
     Shapes: x [*r, k], panels [p, k, width], bias [n] -> [*r, n], n = columns.
     Flops: those of `linear`; what pads the last panel is not counted.
@@ -91,6 +92,8 @@ class panel_linear(Op):
               columns: int) -> TensorType:  # fmt: skip
         weight = get("from_panels").infer(panels, columns=columns)
         assert isinstance(weight, TensorType)
+        if panels.dtype.is_float and panels.dtype.bits < x.dtype.bits:
+            weight = weight.with_dtype(x.dtype)
         y = get("linear").infer(x, weight, bias)
         assert isinstance(y, TensorType)
         return y
@@ -99,12 +102,13 @@ class panel_linear(Op):
         return 2 * x.shape[-1] * out.elements + (0 if bias is None else out.elements)
 
     def reference(self, x: np.ndarray, panels: np.ndarray, bias: Any = None, *, columns: int) -> np.ndarray:
-        y = get("linear").reference(x, get("from_panels").reference(panels, columns=columns), bias)
+        weight = np.asarray(get("from_panels").reference(panels, columns=columns))
+        y = get("linear").reference(x, weight.astype(x.dtype), bias)
         assert isinstance(y, np.ndarray)
         return y
 
     def decompose(self, b: Any, x: Any, panels: Any, bias: Any = None, *, columns: int) -> Any:
-        return b.emit("linear", x, b.emit("from_panels", panels, columns=columns), bias)
+        return b.emit("linear", x, as_type(b, b.emit("from_panels", panels, columns=columns), x.type.dtype), bias)
 
 
 @op

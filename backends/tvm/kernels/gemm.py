@@ -30,6 +30,7 @@ from ..script import (
     splat,
     store,
     when,
+    widened,
 )  # fmt: skip
 from ..tiles import UNDER_WAY, Tiles
 
@@ -38,13 +39,19 @@ LINE = 16  # f32 in a cache line
 
 @dataclass(frozen=True)
 class Shape:
-    """One product and how it is cut. lanes: f32 in a vector. width: columns of a panel."""
+    """One product and how it is cut. lanes: f32 in a vector. width: columns of a panel. held: the type of weights."""
 
     k: int
     n: int
     lanes: int
     width: int
     tiles: Tiles
+    held: str = "float32"
+
+    @property
+    def line(self) -> int:
+        """Weights in a cache line."""
+        return LINE if self.held == "float32" else 2 * LINE
 
     @property
     def panels(self) -> int:
@@ -103,7 +110,8 @@ class _Product:
 
     def __init__(self, shape: Shape, epilogue: Epilogue, b: Body, more: list[Any], x_row: Expr, scratch: Any) -> None:
         self.shape, self.epilogue, self.b, self.more = shape, epilogue, b, more
-        self.x, self.w, self.y, self.x_row, self.scratch = b.array(0), b.array(1), b.array(2), x_row, scratch
+        self.x, self.y, self.x_row, self.scratch = b.array(0), b.array(2), x_row, scratch
+        self.w = b.array(1, "float32" if shape.held == "float32" else "uint16")
 
     def rows(self, first: Expr, rows: Expr) -> None:
         """A block of rows. This thread's part of its tiles lies in neighbouring panels; the first and the last of them
@@ -206,14 +214,20 @@ class _Product:
         """One k of a tile."""
         s = self.shape
         vectors = s.width // s.lanes
-        for line in range(0, s.width, LINE):
+        for line in range(0, s.width, s.line):
             prefetch(self.w, place.ahead + (k - place.k) * place.stride + line)
-        columns = [bind(load(self.w, base + k * s.width + v * s.lanes, s.lanes)) for v in range(vectors)]
+        columns = [bind(self._weights(base + k * s.width + v * s.lanes)) for v in range(vectors)]
         for r, start in enumerate(starts):
             value = bind(splat(load(self.x, start + k), s.lanes))
             for v in range(vectors):
                 i = at + r * vectors + v
                 sums[i] = sums[i] + value * columns[v]
+
+    def _weights(self, at: Expr) -> Expr:
+        """A vector of weights in f32, of which a bf16 is the upper half."""
+        s = self.shape
+        held = load(self.w, at, s.lanes)
+        return held if s.held == "float32" else widened(held)
 
     def _finish(self, count: Expr, place: _Place) -> None:
         """What follows a tile's sums, which lie in the first cache still."""
