@@ -38,7 +38,7 @@ def generate(
     if isinstance(prompt, str) and not prompt:
         raise RunError("the prompt is empty", hint="give it at least one token to go on from")
     with _opened(bundle, threads, progress) as opened:
-        progress("generating", 0.95)
+        progress("generating", 1.0)
         return opened.generate(
             prompt, chat=chat, system=system, on_piece=on_piece, batch=batch, partial=partial, **asked
         )
@@ -47,7 +47,11 @@ def generate(
 @contextmanager
 def _opened(bundle: str | Path | Bundle, threads: int | None, progress: Progress) -> Iterator[Bundle]:
     if isinstance(bundle, Bundle):
-        yield bundle if threads is None else Bundle(bundle.path, bundle.manifest, threads)
+        if threads is None:
+            yield bundle
+            return
+        with Bundle(bundle.path, bundle.manifest, threads) as own:
+            yield own
         return
     if (Path(bundle) / MANIFEST).exists():
         with open_bundle(Path(bundle), threads=threads) as opened:
