@@ -58,6 +58,8 @@ def _from_stdin() -> str:
     """All of it, without the line's end that a shell puts behind a text."""
     from . import api
 
+    if sys.stdin is None:  # as `<&-` leaves it
+        raise api.TundishError("there is no stdin to read the prompt from")
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:

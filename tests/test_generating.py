@@ -68,6 +68,31 @@ def test_a_prompt_from_stdin(
     refused(command("generate", talking, "-"), "prompt is empty")
 
 
+def test_letters_that_stdout_does_not_take(talking: Path) -> None:
+    asked = [sys.executable, "-m", "tundish", "generate", str(talking), "Grüße 🙂 東京", "--max-new-tokens", "24"]
+    plain, narrow = (
+        subprocess.run(asked, capture_output=True, env={**environment(), "PYTHONIOENCODING": coding})
+        for coding in ("utf-8", "ascii")
+    )
+    assert plain.returncode == narrow.returncode == 0, narrow.stderr
+    wanted = plain.stdout.decode()
+    assert narrow.stdout == wanted.encode("ascii", "backslashreplace") != plain.stdout
+
+
+def test_no_stdin_and_a_reader_that_leaves(talking: Path) -> None:
+    base = [sys.executable, "-m", "tundish", "generate", str(talking)]
+    closed = subprocess.run(
+        [*base, "-"], capture_output=True, text=True, env=environment(), preexec_fn=lambda: os.close(0)
+    )
+    assert closed.returncode == 2 and closed.stderr == "tundish: there is no stdin to read the prompt from\n"
+    with subprocess.Popen([*base, "a", "--stream", "--max-new-tokens", "250"], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env=environment()) as left:  # fmt: skip
+        assert left.stdout is not None and left.stderr is not None
+        left.stdout.read(1)
+        left.stdout.close()
+        assert left.stderr.read() == b"" and left.wait() == 141
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
