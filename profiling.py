@@ -233,8 +233,8 @@ def stepped(
     for name, span in (("batch", rows), ("past", behind)):
         if sizes[name] not in span:
             raise RunError(f"{name} is {sizes[name]}, outside {span}", hint=f"choose --{name} within it")
-    windows = (bundle.manifest.info.get("generation") or {}).get("windows") or ({"window": 1},)
-    seen = min(sizes["past"], min(int(w["window"]) for w in windows) - 1)
+    window = min((w["window"] for w in bundle.generator.info["windows"]), default=1)
+    seen = min(sizes["past"], window - 1)
     held = {"capacity": sizes["past"] + 1, "window_capacity": seen + 1, "batch": sizes["batch"]}
     inputs = _inputs(bundle, STEP, {name: held.get(name, 1) for name in ranges})
     for name, at in (("position", sizes["past"]), ("window_position", seen), ("select", 0)):

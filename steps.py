@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backends.cases import Case, Cases
+from .backends.generation.session import STEP
 from .ir.diagnostics import CaptureError
 from .ir.dims import Range
 from .ir.graph import Program
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from .compiler.plan import Plan
     from .work import Work
 
-STEP = "step"
 MOST_TOKENS = 512  # of a row in one run: longer texts are read in pieces
 MOST_CONTEXT = 1 << 20  # where nothing in the model limits it
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backends.generation.session import STEP
 from .ir.diagnostics import CaptureError, CompileError, RunError, TundishError
 from .ir.dims import Range
 from .ir.graph import Program
 from .ir.join import join
 from .profiler.report.progress import Progress
-from .steps import STEP, Step
+from .steps import Step
 
 if TYPE_CHECKING:
     from .backends.base import Backend

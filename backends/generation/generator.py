@@ -16,12 +16,12 @@ from .loop import Generated, Generation, OpenSession, Piece, room
 from .options import GenerationOptions
 from .prefixes import PrefixStore
 from .prompts import as_rows
+from .session import STEP, Session
 from .tokens import TOKENIZER, TextTokens
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-STEP = "step"
 _FIRST_ROOM = 2048  # tokens of a conversation; it grows
 _OPTIONS = frozenset(f.name for f in fields(GenerationOptions))
 Heard = Callable[[Piece], None]
@@ -30,8 +30,8 @@ Heard = Callable[[Piece], None]
 class Window(msgspec.Struct, frozen=True):
     """What layers with a sliding window keep of a token."""
 
-    window: int
-    bytes_per_token: int = 0
+    window: Annotated[int, msgspec.Meta(ge=1)]
+    bytes_per_token: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Info(msgspec.Struct, frozen=True):
@@ -62,8 +62,6 @@ class Generator:
         """A new session. Raises: RunError where the sizes do not fit."""
         if self._open_session is not None:
             return self._open_session(rows, capacity)
-        from .session import Session
-
         return Session(self.bundle, rows, capacity, self.threads)
 
     # -- what the bundle says -------------------------------------------------------------------------------
@@ -98,8 +96,10 @@ class Generator:
 
     @property
     def context(self) -> int | None:
-        """The longest text that the model takes; None where nothing limits it."""
-        return self.info["context"]  # type: ignore[no-any-return]
+        """The longest text that the model, or its step, takes; None where nothing limits it."""
+        entry = self.bundle.entries.get(STEP)
+        built = None if entry is None else entry.symbols.get("capacity", (1, None))[1]
+        return min((x for x in (self.info["context"], built) if x is not None), default=None)
 
     @property
     def kv_bytes_per_token(self) -> int | None:
@@ -232,6 +232,7 @@ class Chat:
         self._session: Any = None
         self._held: list[int] = []
         self._turns: list[Message] = []
+        self._begun: Generation | None = None
 
     def say(self, text: str, on_piece: Heard | None = None, **asked: Any) -> Generated:
         """The assistant's answer. Raises: RunError where the conversation has grown too long for the model."""
@@ -244,11 +245,14 @@ class Chat:
         if not text:
             raise RunError("the prompt is empty")
         options = options_of({**self._asked, **asked})
+        if self._begun is not None:  # perhaps left before its end, and never taken
+            self._session, self._held = self._begun.held
         self._turns = [*self.messages, {"role": "user", "content": text}]
         tokens, owner = self._generator.tokens_of(self._turns), self._generator
         self._make_room(room(len(tokens), options, owner.context)[1])
         given = {"session": self._session, "held": self._held}
-        return owner._generation([tokens], options, True, _seed(options), 0, **given)
+        self._begun = owner._generation([tokens], options, True, _seed(options), 0, **given)
+        return self._begun
 
     def _make_room(self, needed: int) -> None:
         """A session for `needed` tokens and, as far as the model takes them, for turns to come."""
@@ -264,7 +268,6 @@ class Chat:
     def end(self, generation: Generation) -> Generated:
         """Takes an answer, as far as it came, into the conversation."""
         (result,) = generation.results
-        self._session, self._held = generation.held
         self.messages = [*self._turns, {"role": "assistant", "content": result.text}]
         return result
 

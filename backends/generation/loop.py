@@ -204,6 +204,8 @@ class Generation:
         """The session and the tokens that its row 0 holds, where there is a single row."""
         if self._session is None or self._session.rows != 1:
             return None, []
+        if not self._began:
+            return self._session, [int(t) for t in self._held]
         (row,) = self._rows
         return self._session, [int(t) for t in row.tokens[: int(self._session.lengths[0])]]
 
@@ -269,14 +271,14 @@ class Generation:
         """Brings a row of the session to the longest beginning of its prompt that is known."""
         known = row.prompt[:-1]  # the last token is read, for its logits
         if int(session.lengths[i]):
-            row.reused = _rewound(session, i, common_length(self._held, np.asarray(known)))
+            row.reused = rewound(session, i, common_length(self._held, np.asarray(known)))
         found = self._stored(row)
         if found is None or self._store is None or found.common <= row.reused:
             return
         if found.saved.length > session.capacity:
             return
         session.restore(i, found.saved)
-        row.reused = _rewound(session, i, found.common)
+        row.reused = rewound(session, i, found.common)
         if row.reused:
             return
         # A window has slid past what is common: it is read, and kept apart for the next one.
@@ -308,7 +310,7 @@ class Generation:
         session.read([tokens if k == i else () for k in range(session.rows)])
 
 
-def _rewound(session: Reads, row: int, length: int) -> int:
+def rewound(session: Reads, row: int, length: int) -> int:
     """Brings a row back to its first `length` tokens, or to none where a window has slid past them."""
     try:
         session.rewind(row, length)

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from ...ir.diagnostics import TundishError
+from ...ir.diagnostics import TundishError, first_line
 from ..report.progress import Progress, silent
 from .adapter import model_class
 from .answers import TASKS
@@ -136,11 +136,10 @@ def _told(tasks: Sequence[str]) -> Iterator[None]:
     except (TundishError, MemoryError):
         raise
     except Exception as error:  # a task may run any code of its own
-        first = str(error).strip().partition("\n")[0]
         kind = type(error).__name__
         lost = kind in ("ConnectionError", "OfflineModeIsEnabled", "DatasetNotFoundError", "LocalEntryNotFoundError")
         raise TundishError(
-            f"the harness stopped in {', '.join(tasks)}: {kind}: {first}",
+            f"the harness stopped in {', '.join(tasks)}: {kind}: {first_line(error)}",
             hint="its data are not on this machine and nothing is fetched; fill the datasets cache before, "
             "or name one of ours: --tasks tundish" if lost else "",
         ) from error
