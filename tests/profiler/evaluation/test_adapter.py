@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cli_kit import command, environment, refused  # noqa: F401
-from lm_kit import LONGEST, VOCAB, generating, save_lm
+from lm_kit import LONGEST, VOCAB, compared, save_lm
 
 import tundish
 from tundish.profiler.evaluation import answers
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bundle(folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("bundles") / "tiny.tundish"
-    return generating(tundish.compile(folder, place, seq=f"1..{LONGEST}"))
+    return tundish.compile(folder, place, seq=f"1..{LONGEST}")
 
 
 @pytest.fixture(scope="module")
@@ -115,25 +115,6 @@ def test_texts_that_share_much_are_scored_as_those_that_do_not(bundle):
     together, alone = scorer.score(pairs), [scorer.score([pair])[0] for pair in pairs]
     np.testing.assert_allclose([s for s, _ in together], [s for s, _ in alone], atol=1e-4)
     assert [g for _, g in together] == [g for _, g in alone]
-
-
-def compared(mine, torchs, tolerance=1e-3):
-    """The two evaluations are the same; how many log-likelihoods and texts were held against one another."""
-    held = 0
-    assert [(r["task"], r["metric"], r["items"]) for r in mine["rows"]] == [
-        (r["task"], r["metric"], r["items"]) for r in torchs["rows"]
-    ]
-    for task, samples in torchs["samples"].items():
-        for one, other in zip(mine["samples"][task], samples, strict=True):
-            assert one["arguments"] == other["arguments"]
-            for (answer,), (expected,) in zip(one["resps"], other["resps"], strict=True):
-                held += 1
-                if isinstance(expected, str):
-                    assert answer == expected
-                else:
-                    assert abs(answer[0] - expected[0]) <= tolerance and answer[1] == expected[1]
-    assert [r["value"] for r in mine["rows"]] == [r["value"] for r in torchs["rows"]]
-    return held
 
 
 def test_a_task_of_choices_has_the_scores_of_torch(ours, theirs):
