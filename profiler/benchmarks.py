@@ -37,19 +37,33 @@ WORKLOADS = (
 )  # fmt: skip
 """What `tundish bench` times when it is given no model."""
 
-PEERS = "bench"
+PEERS, HEADING = "bench", "### "
 PREDICTED = "predicted against measured"
 _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "openvino", "onnx")
 
 
 def write_tables(path: Path, results: list[dict[str, Any]]) -> None:
-    """Rewrites the tables of the peers in a markdown file; the rest is kept."""
-    write_part(path, PEERS, "\n\n".join([machine_line(), *(_table(r) for r in results)]))
+    """Rewrites these tables of peers in a markdown file, each under its heading; the others are kept."""
+    before = f"\n{read_part(path, PEERS)}".split(f"\n{HEADING}")[1:]
+    sections = {section.partition("\n")[0]: section.strip() for section in before}
+    sections |= {_heading(r): _table(r) for r in results}
+    write_part(path, PEERS, "\n\n".join(HEADING + text for text in sections.values()))
+
+
+def read_part(path: Path, part: str) -> str:
+    """What stands between a part's markers, "" where they are not."""
+    begin, end = _markers(part)
+    text = path.read_text() if path.is_file() else ""
+    return text.partition(begin)[2].partition(end)[0] if end in text else ""
+
+
+def _markers(part: str) -> tuple[str, str]:
+    return f"<!-- {part}: begin; written by a command -->", f"<!-- {part}: end -->"
 
 
 def write_part(path: Path, part: str, body: str) -> None:
     """Rewrites what stands between a part's markers in a markdown file, adding both at its end where they are not."""
-    begin, end = f"<!-- {part}: begin; written by a command -->", f"<!-- {part}: end -->"
+    begin, end = _markers(part)
     text = path.read_text() if path.is_file() else "# Benchmarks\n"
     if begin not in text or end not in text.partition(begin)[2]:
         text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
@@ -71,11 +85,16 @@ def machine_line() -> str:
     return f"{date.today()}, {machine.name}, {machine.cores} cores, {widest}; {', '.join(versions)}."
 
 
+def _heading(result: dict[str, Any]) -> str:
+    return f"{result['workload']}, fp32, {result['threads']} threads"
+
+
 def _table(result: dict[str, Any]) -> str:
+    """A table below its heading, with what it was measured on: tables of one file may be of different days."""
     shapes = ", ".join(f"{k} {list(v)}" for k, v in list(result["shapes"].items())[:3])
     more = len(result["shapes"]) - 3
     lines = [
-        f"### {result['workload']}, fp32, {result['threads']} threads", "",
+        _heading(result), "", machine_line(), "",
         f"Inputs: {shapes}{f' and {more} more' if more > 0 else ''}.", "",
         "| | median ms | IQR ms | times ours | IQR | clean of rounds | differs by | compile s | peak compiling | "
         "peak running |",
