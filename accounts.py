@@ -7,10 +7,11 @@ from typing import Any
 from .compiler.passes.memory import weights_bytes
 from .compiler.task import Precision
 from .ir.diagnostics import CaptureError
+from .originals import step_of
 from .profiler.account import account, activation_peak_bytes
 from .profiler.report.progress import Progress
 from .weight_formats import policy
-from .work import PHASES, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans, step_of
+from .work import PHASES, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans
 
 UNFUSED = "bytes are those before fusion: every op reads its inputs from memory and writes its outputs back"
 

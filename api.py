@@ -16,7 +16,7 @@ from .backends.version import version
 from .compiler.plan import Plan
 from .compiler.task import Task
 from .evaluating import as_transformers, evaluate
-from .exporting import export_with_past
+from .exporting import export_file, export_with_past
 from .generating import generate
 from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
 from .ir.dims import Range
@@ -89,6 +89,7 @@ def compile(
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
     from .compiler.driver import compile_program, pass_names
+    from .compiler.passes.quantize import check_blocks
     from .compiler.tuning import model_key
     from .compiler.tuning_file import choose_table, engine_of
     from .ir.text import to_text
@@ -99,6 +100,7 @@ def compile(
     if print_after and print_after not in pass_names():
         raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
     capabilities = engine.capabilities(machine)
+    check_blocks(capabilities, asked)
     if output is not None:
         check_place(Path(output))
     chosen = choose_table(tuning, machine, engine_of(backend, engine.versions()))
@@ -227,28 +229,9 @@ def export(
     with_past: `output` becomes a folder that loaders of text generation take, prefill and decode in one graph.
     Raises: CompileError where an op does not exist at that opset; CaptureError where the model cannot decode.
     """
-    held = policy("fp32", weights)
-    if with_past and weights is not None:
-        raise CompileError("a decoder with its cache is exported in fp32 only", found=f"--weights {weights}",
-                           hint="leave --with-past out, or compile a bundle")  # fmt: skip
-    if with_past:
-        asked = Asked(task, batch, seq, inputs, fixed, packed, phase, past)
-        return export_with_past(model, output, asked, portable=portable, opset=opset, progress=progress)
-    from .backends.onnxruntime.backend import OnnxRuntime
-    from .backends.onnxruntime.export import check_asked, export_onnx
-    from .compiler.driver import compile_program
-    from .compiler.hardware.machine import this_machine
-    from .ir.text import to_text
-
-    check_asked(Path(output), opset)
-    work = Work(model, Asked(task, batch, seq, inputs, fixed, packed, phase, past), progress)
-    capabilities = OnnxRuntime(portable=portable, opset=opset).capabilities(this_machine())
-    plan = compile_program(work.program, Task(this_machine(), capabilities, held, work.program.symbols))
-    progress("writing", 0.7)
-    with ours(lambda: to_text(plan.program)):
-        row = export_onnx(plan, Path(output), portable=portable, opset=opset)
-    progress("done", 1.0)
-    return row
+    asked = Asked(task, batch, seq, inputs, fixed, packed, phase, past)
+    write = export_with_past if with_past else export_file
+    return write(model, output, asked, weights=weights, portable=portable, opset=opset, progress=progress)
 
 
 def show(

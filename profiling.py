@@ -19,20 +19,11 @@ from .compiler.hardware.calibration import read_calibration
 from .compiler.hardware.machine import check_threads
 from .ir.diagnostics import RunError, TundishError
 from .ir.dims import Range
+from .originals import open_source
 from .profiler.host_lock import measuring_alone
 from .profiler.profiles import Profile
 from .profiler.report.progress import Progress, silent
-from .work import (
-    PHASES,
-    USUAL_LENGTH,
-    Asked,
-    Work,
-    after_passes,
-    open_source,
-    saved_program,
-    single_sizes,
-    single_spans,
-)
+from .work import PHASES, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans
 
 WHOLE = "generate"  # the phase of a bundle that has a step beside the whole model
 

@@ -105,12 +105,9 @@ def record_all(work: Work, stored: Sequence[Case] = ()) -> Cases:
 
 def _tokens(module: Any) -> dict[str, Any]:
     """The ids that end a text, begin one, and pad one, as the model's own settings for generation have them."""
-    found: dict[str, Any] = {}
-    for key, name in (("eos", "eos_token_id"), ("bos", "bos_token_id"), ("pad", "pad_token_id")):
-        for holder in (getattr(module, "generation_config", None), module.config.get_text_config()):
-            value = getattr(holder, name, None)
-            if value is not None and key not in found:
-                found[key] = value
+    from .models.config_file import token_ids
+
+    found = token_ids(module)
     eos = found.get("eos")
     listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return {"eos": [int(e) for e in listed], "bos": found.get("bos"), "pad": found.get("pad")}

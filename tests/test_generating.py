@@ -123,6 +123,26 @@ def test_a_model_that_writes_no_text(command: Command, made: Path) -> None:
     refused(command("generate", made / "bert.tundish", "a"), "cannot generate")
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("bert-tiny", "does not generate text token by token"),
+        ("transformer-tiny", "no transformers model"),
+        ("graph.tir", "is a captured graph"),
+        ("model.onnx", "is a captured graph"),
+    ],
+)
+def test_a_model_that_writes_no_text_is_not_compiled_first(
+    command: Command, made: Path, monkeypatch: pytest.MonkeyPatch, model: str, said: str
+) -> None:  # fmt: skip
+    def compile(*args: Any, **options: Any) -> Any:
+        raise AssertionError("it was compiled")
+
+    monkeypatch.setattr(api, "compile", compile)
+    shutil.copytree(made / "bert.tir", "graph.tir")
+    refused(command("generate", model, "a"), said, "give a model with a language-model head")
+
+
 @pytest.fixture
 def bare(talking: Path, tmp_path: Path) -> Path:
     """The bundle without its tokenizer, its manifest told so."""
