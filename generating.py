@@ -75,7 +75,7 @@ def _check_writes(model: str) -> None:
     from .originals import as_ours, open_source
     from .work import Asked, saved_program
 
-    hint = "give a model with a language-model head"
+    hint = "give a decoder; one whose config names another head is compiled first, with --task causal-lm"
     if saved_program(model) is not None or Path(model).suffix in (".onnx", ".pt2"):
         raise CaptureError(f"{model} is a captured graph, which has no step of generation", hint=hint)
     if opens_bare(model):

@@ -56,7 +56,7 @@ def parts_of(source: Source, weights: str | None = None) -> tuple[Part, ...]:
 
     weights: the format in which they are held, by which loaders tell files apart.
     """
-    check_generates(source, hint="leave out --with-past")
+    check_generates(source, "leave out --with-past, or choose the head that writes text, such as --task causal-lm")
     if not two_texts(source):
         return (Part(_named(ONNX_FILE, weights), with_past(source), file_name, frozenset({PAST})),)
     decoder = Part(_named(DECODER_FILE, weights), decoder_of(source), seq2seq_name, frozenset({PAST, KEPT}))

@@ -94,21 +94,21 @@ def decodes(source: Source) -> bool:
 def check_decodes(source: Source) -> None:
     """Raises: ModelError where no decode step of it can be captured."""
     hint = "leave out --phase decode and --past"
-    check_generates(source, hint)
+    check_generates(source, f"{hint}, or choose the head that writes text, such as --task causal-lm")
     if two_texts(source):
         raise ModelError(f"{source.name} reads one text and writes another; its decode phase is not built yet",
                          hint=hint)  # fmt: skip
 
 
 def check_generates(source: Source, hint: str) -> None:
-    """Raises: ModelError, with this hint, for a model that does not write text token by token."""
+    """Raises: ModelError, with this hint, for a model that does not write text token by token with this head."""
     module: Any = source.module
     if source.form != "torch" or not hasattr(module, "can_generate"):
         raise ModelError(f"{source.name} is no transformers model, so its cache is not known", hint=hint)
     taken = inspect.signature(module.forward).parameters
     if not module.can_generate() or not {"past_key_values", "attention_mask"} <= set(taken):
         raise ModelError(f"{source.name} ({type(module).__name__}) does not generate text token by token",
-                         hint=f"{hint}, or choose the head that does, such as --task causal-lm")  # fmt: skip
+                         hint=hint)  # fmt: skip
 
 
 def two_texts(source: Source) -> bool:

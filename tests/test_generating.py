@@ -140,7 +140,7 @@ def test_a_model_that_writes_no_text_is_not_compiled_first(
 
     monkeypatch.setattr(api, "compile", compile)
     shutil.copytree(made / "bert.tir", "graph.tir")
-    refused(command("generate", model, "a"), said, "give a model with a language-model head")
+    refused(command("generate", model, "a"), said, "give a decoder")
 
 
 @pytest.fixture
