@@ -68,8 +68,7 @@ def _phase(work: Work, sizes: dict[str, int | None], symbolic: bool, held: Preci
     full = single_sizes(spans, work.phase, **own)
     bound = {n: size for n, size in full.items() if n in given or not symbolic}
     raised = after_passes(work.program, "reference", held)
-    buffers = work.source.buffers() if work.source is not None else frozenset()
-    counted = account(raised, bound, buffers=buffers, captured=work.program, kept=_kept(work), symbolic=symbolic)
+    counted = account(raised, bound, buffers=work.buffers, captured=work.program, kept=_kept(work), symbolic=symbolic)
     rows = counted.to_json()
     if held != Precision():
         rows["weights_bytes"] = weights_bytes(raised)

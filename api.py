@@ -48,26 +48,12 @@ CACHES = ("bytes_per_token", "windows", "longest_context")  # what a user is tol
 
 
 def compile(
-    model: Any,
-    output: str | Path | None = None,
-    *,
-    target: str = "cpu",
-    backend: str = "onnxruntime",
-    task: str | None = None,
-    batch: Span = None,
-    seq: Span = None,
-    precision: str = "fp32",
-    weights: str | None = None,
-    inputs: Mapping[str, Any] | None = None,
-    fixed: Mapping[str, Any] | None = None,
-    packed: bool = False,
-    phase: str = "generate",
-    past: Span = None,
-    print_after: str | None = None,
-    verified: bool = False,
-    tuning: str | Path | None = None,
-    progress: Progress = silent,
-) -> Bundle:
+    model: Any, output: str | Path | None = None, *, target: str = "cpu", backend: str = "onnxruntime",
+    task: str | None = None, batch: Span = None, seq: Span = None, precision: str = "fp32", weights: str | None = None,
+    inputs: Mapping[str, Any] | None = None, fixed: Mapping[str, Any] | None = None, packed: bool = False,
+    phase: str = "generate", past: Span = None, print_after: str | None = None, verified: bool = False,
+    tuning: str | Path | None = None, progress: Progress = silent,
+) -> Bundle:  # fmt: skip
     """Compiles a model into a bundle: captured, optimised, built, with the original's answers stored beside it.
 
     model:     a path or name as on the command line, a torch module (then `inputs` are sample tensors by name),
@@ -117,13 +103,13 @@ def compile(
     cases = record_all(work)
     progress("writing the bundle", 0.8)
     folder, finalize = (Path(output), None) if output is not None else _temporary(work.name)
+    told = {"precision": precision, "dtype": dtype, "model": key, "task": task, "packed": packed,
+            "notes": [*work.notes, *([chosen.note] if chosen.note else [])], "tuning": chosen.info,
+            "weights": weights_held(plan, work.program, precision, weights, work.buffers)}  # fmt: skip
     with ours(lambda: to_text(plan.program), CheckError, RunError):
         bundle = write_bundle(
             folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
-            info={"precision": precision, "dtype": dtype, "memory": _memory(plan),
-                  "notes": [*work.notes, *([chosen.note] if chosen.note else [])], "tuning": chosen.info,
-                  "model": key, "task": task, "fixed": work.settled, "packed": packed, "phase": work.phase,
-                  "weights": weights_held(plan, work.program, precision, weights),
+            info={**told, "memory": _memory(plan), "fixed": work.settled, "phase": work.phase,
                   **generation_info(work, plan)},
             check=(lambda made: check(made, made.manifest.judged)) if verified else None,
         )  # fmt: skip

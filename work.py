@@ -168,6 +168,11 @@ class Work:
 
         return {} if self.source is None else {**config_files(self.source), **self.source.tokenizer_files()}
 
+    @property
+    def buffers(self) -> frozenset[str]:
+        """Weights that are no parameters: tables of positions and frequencies."""
+        return frozenset() if self.source is None else self.source.buffers()
+
     def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         if self.source is not None:
             return answers_of(self.source, inputs)
