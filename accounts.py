@@ -11,7 +11,7 @@ from .originals import step_of
 from .profiler.account import account, activation_peak_bytes
 from .profiler.report.progress import Progress
 from .weight_formats import policy
-from .work import PHASES, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans
+from .work import PHASES, RUNS, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans
 
 UNFUSED = "bytes are those before fusion: every op reads its inputs from memory and writes its outputs back"
 
@@ -49,7 +49,7 @@ def account_phases(
 def _asked(task: str | None, sizes: dict[str, int | None], phase: str, given: bool) -> Asked:
     """What to capture. given: there is only this phase, so that a length of the other is refused."""
     if given:
-        Asked(phase=phase, seq=sizes["seq"], past=sizes["past"]).check()
+        Asked(phase=phase, seq=sizes["seq"], past=sizes["past"]).check(RUNS)
     return Asked(task, **single_spans(**_own(sizes, phase)), phase=phase, shapes=True)
 
 

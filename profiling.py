@@ -23,7 +23,7 @@ from .originals import open_source
 from .profiler.host_lock import measuring_alone
 from .profiler.profiles import Profile
 from .profiler.report.progress import Progress, silent
-from .work import PHASES, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans
+from .work import RUNS, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans
 
 WHOLE = "generate"  # the phase of a bundle that has a step beside the whole model
 
@@ -188,14 +188,13 @@ def _compilable(
 
 def _check_lengths(asked: Mapping[str, int | None], phase: str) -> None:
     """Before a model is loaded. Raises: TundishError on a phase that is none, or a length that it does not have."""
-    Asked(phase=phase, seq=asked["seq"], past=asked["past"]).check()
+    Asked(phase=phase, seq=asked["seq"], past=asked["past"]).check(RUNS)
 
 
 def _asked_of(bundle: Bundle, phase: str | None, entry: str | None) -> tuple[str, str]:
     """(phase, entry) to profile: the bundle's own, or its step for `decode`. Raises: TundishError on another."""
     own = str(bundle.manifest.info.get("phase", "prefill"))
-    if phase is not None and phase not in PHASES:
-        raise TundishError(f"there is no phase {phase!r}", hint=f"one of {', '.join(PHASES)}")
+    Asked(phase=phase or own).check(RUNS)
     if entry is not None and entry not in bundle.entries:
         raise RunError(f"there is no entry {entry!r}", hint=f"the entries are {', '.join(bundle.entries)}")
     if STEP in bundle.entries and (entry == STEP or (entry is None and phase == "decode")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ FORWARD = "forward"
 USUAL_LENGTH = 128  # tokens of a run, where none are asked for
 # phase -> the length that varies in it
 PHASES = {"generate": "seq", "prefill": "seq", "decode": "past"}
+RUNS = ("prefill", "decode")  # the phases that are one run of one entry
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 Span = Range | str | int | None
 
@@ -63,10 +64,10 @@ class Asked:
         name = PHASES[self.phase]
         return name, self.past if name == "past" else self.seq
 
-    def check(self) -> None:
-        """Raises: TundishError where the phase is none, or a length is given that it does not have."""
-        if self.phase not in PHASES:
-            raise TundishError(f"there is no phase {self.phase!r}", hint=f"one of {', '.join(PHASES)}")
+    def check(self, phases: Iterable[str] = PHASES) -> None:
+        """Raises: TundishError where the phase is none of these, or a length is given that it does not have."""
+        if self.phase not in phases:
+            raise TundishError(f"there is no phase {self.phase!r}", hint=f"one of {', '.join(phases)}")
         if self.phase != "decode" and self.past is not None:
             raise TundishError("a prefill has no past", found=f"--past {self.past}", hint="add --phase decode")
         if self.phase == "decode" and self.seq not in (None, 1, "1", "1..1", Range(1, 1)):

@@ -42,8 +42,11 @@ class TextTokens:
         Raises: RunError where it cannot.
         """
         try:
+            text.encode()
             return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
-        except Exception as error:  # the library raises plain Exceptions; lone surrogates are no text to it
+        except UnicodeEncodeError as error:
+            raise RunError("the text cannot be turned into tokens", found="bytes that are no UTF-8") from error
+        except Exception as error:  # the library raises plain Exceptions
             raise RunError("the text cannot be turned into tokens", found=first_line(error)) from error
 
     def decode(self, tokens: Sequence[int]) -> str:
