@@ -84,6 +84,11 @@ def test_nothing_else_lies_at_the_root():
     assert {p.name for p in ROOT.glob("*.py")} == AT_ROOT
 
 
+def test_types_are_checked_in_every_file_at_the_root():
+    checked = {name.removeprefix("tundish.") for name in PROJECT["tool"]["mypy"]["modules"]}
+    assert {name.removesuffix(".py") for name in AT_ROOT} - {"__init__"} == checked - {"tundish"}
+
+
 def test_every_import_is_declared():
     known = declared("compile", "bench", "eval", "report", "ray", "llama")
     assert {dist: file for dist, file in imported().items() if dist not in known} == {}
