@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .compiler.task import Task
-from .ir.diagnostics import CaptureError, TundishError, ours
+from .ir.diagnostics import CaptureError, CompileError, TundishError, ours
 from .ir.dims import Range
 from .ir.graph import Program
 from .originals import as_ours, captured, open_source
@@ -83,6 +83,9 @@ def _task(weights: str | None, portable: bool, opset: int | None) -> Task:
     from .compiler.passes.quantize import check_blocks
 
     machine, held = this_machine(), policy("fp32", weights)
+    if portable and held.blocks:
+        raise CompileError(f"standard ONNX ops have no kernels for {weights} weights",
+                           hint="leave --portable out, or take --weights fp32 or bf16")  # fmt: skip
     capabilities = OnnxRuntime(portable=portable, opset=opset).capabilities(machine)
     check_blocks(capabilities, held)
     return Task(machine, capabilities, held)
