@@ -73,8 +73,11 @@ def beyond_chance(right: int, items: int, chance: float) -> float:
 def _manager(tasks: Sequence[str], include: Sequence[str | Path]) -> Any:
     """The harness's index of tasks; its own 15,000 files are read only where a name is not in ours.
 
-    Raises: TundishError on a name that is in none.
+    Raises: TundishError on a name that is in none, or a folder that is not there.
     """
+    lost = [str(folder) for folder in include if not Path(folder).is_dir()]
+    if lost:
+        raise TundishError(f"there is no folder {lost[0]}", hint="--include takes folders with task files")
     if not tasks:
         raise TundishError("no task is named", hint="--tasks tundish runs all of ours")
     manager = _index(tuple(map(str, include)), own=True)

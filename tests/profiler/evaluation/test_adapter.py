@@ -173,12 +173,13 @@ def test_the_verb_prints_rows(bundle, command):
     assert [row["metric"] for row in done.json["rows"]] == ["acc"]
 
 
-@pytest.mark.parametrize(("tasks", "words"), [
-    ("tundish_sentimant", "no task 'tundish_sentimant'"), ("", "no task is named"),
-    ("hellaswag", "its data are not on this machine"),
+@pytest.mark.parametrize(("asked", "words"), [
+    (("--tasks", "tundish_sentimant"), "no task 'tundish_sentimant'"), (("--tasks", ""), "no task is named"),
+    (("--tasks", "hellaswag"), "its data are not on this machine"), (("--samples",), "--samples goes with --json"),
+    (("--include", "nowhere"), "there is no folder nowhere"),
 ])  # fmt: skip
-def test_a_task_that_cannot_run_is_refused(bundle, command, tasks, words):
-    refused(command("evaluate", bundle.path, "--tasks", tasks), words)
+def test_what_cannot_run_is_refused(bundle, command, asked, words):
+    refused(command("evaluate", bundle.path, *asked), words)
 
 
 def test_a_bundle_that_cannot_be_asked_is_refused(tmp_path):
