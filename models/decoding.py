@@ -96,8 +96,8 @@ def check_decodes(source: Source) -> None:
     hint = "leave out --phase decode and --past"
     check_generates(source, f"{hint}, or choose the head that writes text, such as --task causal-lm")
     if two_texts(source):
-        raise ModelError(f"{source.name} reads one text and writes another; its decode phase is not built yet",
-                         hint=hint)  # fmt: skip
+        raise ModelError(f"{source.name} reads one text and writes another; only decoders have a decode phase",
+                         hint="compile it without --phase: its step is an entry of the bundle")  # fmt: skip
 
 
 def check_generates(source: Source, hint: str) -> None:
