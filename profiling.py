@@ -226,8 +226,10 @@ def stepped(
     window = min((w["window"] for w in bundle.generator.info["windows"]), default=1)
     seen = min(sizes["past"], window - 1)
     held = {"capacity": sizes["past"] + 1, "window_capacity": seen + 1, "batch": sizes["batch"]}
+    if "seq" in ranges:  # of the text that an encoder has read
+        held["seq"] = max(ranges["seq"].low, min(USUAL_LENGTH, ranges["seq"].high or USUAL_LENGTH))
     inputs = _inputs(bundle, STEP, {name: held.get(name, 1) for name in ranges})
-    for name, at in (("position", sizes["past"]), ("window_position", seen), ("select", 0)):
+    for name, at in (("position", sizes["past"]), ("window_position", seen), ("select", 0), ("attention_mask", 1)):
         if name in inputs:
             inputs[name] = np.full_like(inputs[name], at)
     return inputs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backends.generation.session import STEP
+from .backends.generation.generator import WHY_NOT
 from .ir.diagnostics import CaptureError, CompileError, RunError, TundishError
 from .ir.dims import Range
 from .ir.graph import Program
@@ -111,7 +111,8 @@ class Work:
         self.step = self._stepping() if asked.phase == "generate" and self.source.form == "torch" else None
         if self.step is not None:
             progress("capturing the step", 0.35)
-            self.program = join({FORWARD: self.program, STEP: self.step.program})
+            beside = {name: entry.program for name, entry in self.step.entries.items()}
+            self.program = join({FORWARD: self.program, **beside})
         if self.source.quantized:
             self._hold_quantized()
 
@@ -120,9 +121,11 @@ class Work:
         if not generates(self.source) or self.source.depths or any(self.source.fixed):
             return None
         try:
-            return Step(self.source, self.ranges["batch"])
+            step = Step(self.source, self.ranges["batch"], self.program.symbols.get("seq", self.ranges["seq"]))
+            self.notes += step.notes
+            return step
         except CaptureError as error:
-            self.notes += (f"it will not generate: {error.problem}",)
+            self.notes += (f"{WHY_NOT}: {error.problem}",)
             return None
 
     def _hold_quantized(self) -> None:
@@ -209,8 +212,9 @@ class Work:
 def generates(source: Any) -> bool:
     """Whether a model writes text, so that a user will want to generate with it."""
     from .models.decoding import decodes
+    from .models.seq2seq_step import is_seq2seq
 
-    return bool(decodes(source))
+    return bool(decodes(source)) or is_seq2seq(source)
 
 
 def _narrower(wanted: Mapping[str, Range], found: Mapping[str, Range]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,16 +12,19 @@ import msgspec
 
 from ...ir.diagnostics import LoadError, RunError
 from .chat import ChatTemplate, Message, checked_messages, end_of_turn, template_of
+from .constraints import constraints_of
 from .loop import Generated, Generation, OpenSession, Piece, room
 from .options import GenerationOptions
 from .prefixes import PrefixStore
 from .prompts import as_rows
+from .seq2seq import Seq2SeqOpener, is_seq2seq
 from .session import STEP, Session
 from .tokens import TOKENIZER, TextTokens
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
+WHY_NOT = "it will not generate"  # how a note of a bundle begins that says so
 _FIRST_ROOM = 2048  # tokens of a conversation; it grows
 _OPTIONS = frozenset(f.name for f in fields(GenerationOptions))
 Heard = Callable[[Piece], None]
@@ -41,6 +44,13 @@ class Info(msgspec.Struct, frozen=True):
     context: Annotated[int, msgspec.Meta(ge=1)] | None = None
     windows: list[Window] = []
     eos: list[int] = []
+    decoder_start: int | None = None
+    forced_bos: int | None = None
+    forced_eos: int | None = None
+    suppressed: list[int] = []
+    min_new_tokens: int = 0
+    max_new_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    no_repeat_ngram: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Generator:
@@ -53,7 +63,9 @@ class Generator:
     def __init__(self, bundle: Bundle, open_session: OpenSession | None = None, threads: int | None = None) -> None:
         self.bundle, self.threads = bundle, threads
         if open_session is None and STEP not in bundle.entries:
+            said = [str(note) for note in bundle.manifest.info.get("notes") or () if str(note).startswith(WHY_NOT)]
             raise RunError(f"this bundle cannot generate: {bundle.manifest.name} has no entry {STEP!r}",
+                           found=said[0] if said else "",
                            hint="compile a model that writes text, without --phase and --packed")  # fmt: skip
         self._open_session = open_session
         self.prefixes = PrefixStore()
@@ -176,6 +188,7 @@ class Generator:
 
     def chat(self, system: str | None = None, **asked: Any) -> Chat:
         """A conversation that begins with `system`."""
+        self._check_chats()
         return Chat(self, system, asked)
 
     def tokens_of(self, messages: Sequence[Message]) -> list[int]:
@@ -193,6 +206,7 @@ class Generator:
             return of_chat([{"role": "user", "content": text}])
 
         def of_chat(messages: Sequence[Message]) -> list[int]:
+            self._check_chats()
             found.append(True)
             return self.tokens_of([*opening, *checked_messages(messages)])
 
@@ -204,15 +218,42 @@ class Generator:
             raise RunError("token ids are no chat", hint="give a text or messages, or leave out chat and system")
         return rows, single, bool(found)
 
+    def _check_chats(self) -> None:
+        if is_seq2seq(self.bundle):
+            raise RunError(f"{self.bundle.manifest.name} reads one text and writes another; it does not chat",
+                           hint="leave out --chat and --system, and write the prompt in full")  # fmt: skip
+
     def _generation(
         self, rows: list[list[int]], options: GenerationOptions, chats: bool, seed: int, first_row: int,
         **more: Any,
     ) -> Generation:  # fmt: skip
+        if is_seq2seq(self.bundle):
+            return self._written(rows, options, seed, first_row)
         return Generation(
-            rows, options, self.open_session, seed=seed, first_row=first_row,
-            eos=self.eos_of_chat if chats else self.eos, text=self.text if self.has_text else None,
-            context=self.context, store=self.prefixes, kv_bytes_per_token=self.kv_bytes_per_token, **more,
+            rows, options, self.open_session, eos=self.eos_of_chat if chats else self.eos, store=self.prefixes,
+            **self._common(seed, first_row), **more,
         )  # fmt: skip
+
+    def _written(self, rows: list[list[int]], options: GenerationOptions, seed: int, first_row: int) -> Generation:
+        """As an encoder-decoder does it: it reads the rows, and what follows a first token is written anew."""
+        start, longest = self.info["decoder_start"], self.info["max_new_tokens"]
+        if start is None:
+            raise RunError(f"nothing says how the decoder of {self.bundle.manifest.name} begins",
+                           hint="its generation_config.json names a decoder_start_token_id")  # fmt: skip
+        if options.max_new_tokens is None and longest is not None:
+            fit = (options.capacity or self.context or longest + 1) - 1
+            options = replace(options, max_new_tokens=max(1, min(longest, fit)))
+        return Generation(
+            [[start] for _ in rows], options, self._open_session or Seq2SeqOpener(self.bundle, rows, self.threads),
+            eos=self.eos, read=[len(row) for row in rows],
+            rules=lambda new: constraints_of(self.info, self.eos, new), **self._common(seed, first_row),
+        )  # fmt: skip
+
+    def _common(self, seed: int, first_row: int) -> dict[str, Any]:
+        return {
+            "seed": seed, "first_row": first_row, "text": self.text if self.has_text else None,
+            "context": self.context, "kv_bytes_per_token": self.kv_bytes_per_token,
+        }  # fmt: skip
 
     def _check_rows(self, rows: int) -> None:
         if self.most_rows is not None and rows > self.most_rows:
