@@ -7,10 +7,11 @@ from typing import Any
 from .compiler.passes.memory import weights_bytes
 from .compiler.task import Precision
 from .ir.diagnostics import CaptureError
+from .originals import step_of
 from .profiler.account import account, activation_peak_bytes
 from .profiler.report.progress import Progress
 from .weight_formats import policy
-from .work import PHASES, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans, step_of
+from .work import PHASES, RUNS, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans
 
 UNFUSED = "bytes are those before fusion: every op reads its inputs from memory and writes its outputs back"
 
@@ -48,7 +49,7 @@ def account_phases(
 def _asked(task: str | None, sizes: dict[str, int | None], phase: str, given: bool) -> Asked:
     """What to capture. given: there is only this phase, so that a length of the other is refused."""
     if given:
-        Asked(phase=phase, seq=sizes["seq"], past=sizes["past"]).check()
+        Asked(phase=phase, seq=sizes["seq"], past=sizes["past"]).check(RUNS)
     return Asked(task, **single_spans(**_own(sizes, phase)), phase=phase, shapes=True)
 
 
@@ -67,8 +68,7 @@ def _phase(work: Work, sizes: dict[str, int | None], symbolic: bool, held: Preci
     full = single_sizes(spans, work.phase, **own)
     bound = {n: size for n, size in full.items() if n in given or not symbolic}
     raised = after_passes(work.program, "reference", held)
-    buffers = work.source.buffers() if work.source is not None else frozenset()
-    counted = account(raised, bound, buffers=buffers, captured=work.program, kept=_kept(work), symbolic=symbolic)
+    counted = account(raised, bound, buffers=work.buffers, captured=work.program, kept=_kept(work), symbolic=symbolic)
     rows = counted.to_json()
     if held != Precision():
         rows["weights_bytes"] = weights_bytes(raised)

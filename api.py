@@ -16,7 +16,7 @@ from .backends.version import version
 from .compiler.plan import Plan
 from .compiler.task import Task
 from .evaluating import as_transformers, evaluate
-from .exporting import export_with_past
+from .exporting import export_file, export_with_past
 from .generating import generate
 from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
 from .ir.dims import Range
@@ -44,30 +44,17 @@ __all__ = [
     "show_profile", "stages", "summary", "table", "targets", "tune", "verify", "version", "write_reports",
 ]  # fmt: skip
 NOTES = "notes.json"
-CACHES = ("bytes_per_token", "windows", "longest_context")  # what a user is told of a bundle that generates
+# What a user is told of a bundle that generates.
+CACHES = ("bytes_per_token", "encoder_bytes_per_token", "windows", "longest_context")
 
 
 def compile(
-    model: Any,
-    output: str | Path | None = None,
-    *,
-    target: str = "cpu",
-    backend: str = "onnxruntime",
-    task: str | None = None,
-    batch: Span = None,
-    seq: Span = None,
-    precision: str = "fp32",
-    weights: str | None = None,
-    inputs: Mapping[str, Any] | None = None,
-    fixed: Mapping[str, Any] | None = None,
-    packed: bool = False,
-    phase: str = "generate",
-    past: Span = None,
-    print_after: str | None = None,
-    verified: bool = False,
-    tuning: str | Path | None = None,
-    progress: Progress = silent,
-) -> Bundle:
+    model: Any, output: str | Path | None = None, *, target: str = "cpu", backend: str = "onnxruntime",
+    task: str | None = None, batch: Span = None, seq: Span = None, precision: str = "fp32", weights: str | None = None,
+    inputs: Mapping[str, Any] | None = None, fixed: Mapping[str, Any] | None = None, packed: bool = False,
+    phase: str = "generate", past: Span = None, print_after: str | None = None, verified: bool = False,
+    tuning: str | Path | None = None, progress: Progress = silent,
+) -> Bundle:  # fmt: skip
     """Compiles a model into a bundle: captured, optimised, built, with the original's answers stored beside it.
 
     model:     a path or name as on the command line, a torch module (then `inputs` are sample tensors by name),
@@ -89,6 +76,7 @@ def compile(
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
     from .compiler.driver import compile_program, pass_names
+    from .compiler.passes.quantize import check_blocks
     from .compiler.tuning import model_key
     from .compiler.tuning_file import choose_table, engine_of
     from .ir.text import to_text
@@ -99,6 +87,7 @@ def compile(
     if print_after and print_after not in pass_names():
         raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
     capabilities = engine.capabilities(machine)
+    check_blocks(capabilities, asked)
     if output is not None:
         check_place(Path(output))
     chosen = choose_table(tuning, machine, engine_of(backend, engine.versions()))
@@ -115,13 +104,13 @@ def compile(
     cases = record_all(work)
     progress("writing the bundle", 0.8)
     folder, finalize = (Path(output), None) if output is not None else _temporary(work.name)
+    told = {"precision": precision, "dtype": dtype, "model": key, "task": task, "packed": packed,
+            "notes": [*work.notes, *([chosen.note] if chosen.note else [])], "tuning": chosen.info,
+            "weights": weights_held(plan, work.program, precision, weights, work.buffers)}  # fmt: skip
     with ours(lambda: to_text(plan.program), CheckError, RunError):
         bundle = write_bundle(
             folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
-            info={"precision": precision, "dtype": dtype, "memory": _memory(plan),
-                  "notes": [*work.notes, *([chosen.note] if chosen.note else [])], "tuning": chosen.info,
-                  "model": key, "task": task, "fixed": work.settled, "packed": packed, "phase": work.phase,
-                  "weights": weights_held(plan, work.program, precision, weights),
+            info={**told, "memory": _memory(plan), "fixed": work.settled, "phase": work.phase,
                   **generation_info(work, plan)},
             check=(lambda made: check(made, made.manifest.judged)) if verified else None,
             progress=lambda stage, done, of: progress(f"writing the bundle: {stage}", 0.8 + 0.15 * done / max(1, of)),
@@ -228,28 +217,9 @@ def export(
     with_past: `output` becomes a folder that loaders of text generation take, prefill and decode in one graph.
     Raises: CompileError where an op does not exist at that opset; CaptureError where the model cannot decode.
     """
-    held = policy("fp32", weights)
-    if with_past and weights is not None:
-        raise CompileError("a decoder with its cache is exported in fp32 only", found=f"--weights {weights}",
-                           hint="leave --with-past out, or compile a bundle")  # fmt: skip
-    if with_past:
-        asked = Asked(task, batch, seq, inputs, fixed, packed, phase, past)
-        return export_with_past(model, output, asked, portable=portable, opset=opset, progress=progress)
-    from .backends.onnxruntime.backend import OnnxRuntime
-    from .backends.onnxruntime.export import check_asked, export_onnx
-    from .compiler.driver import compile_program
-    from .compiler.hardware.machine import this_machine
-    from .ir.text import to_text
-
-    check_asked(Path(output), opset)
-    work = Work(model, Asked(task, batch, seq, inputs, fixed, packed, phase, past), progress)
-    capabilities = OnnxRuntime(portable=portable, opset=opset).capabilities(this_machine())
-    plan = compile_program(work.program, Task(this_machine(), capabilities, held, work.program.symbols))
-    progress("writing", 0.7)
-    with ours(lambda: to_text(plan.program)):
-        row = export_onnx(plan, Path(output), portable=portable, opset=opset)
-    progress("done", 1.0)
-    return row
+    asked = Asked(task, batch, seq, inputs, fixed, packed, phase, past)
+    write = export_with_past if with_past else export_file
+    return write(model, output, asked, weights=weights, portable=portable, opset=opset, progress=progress)
 
 
 def show(

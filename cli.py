@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import platform
 import shlex
 import sys
@@ -301,6 +302,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [a for a in given if a != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # texts have letters that not every terminal has a sign for
+        sys.stdout.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         _show_warnings()
         code = _guarded(lambda: app(args=given, prog_name="tundish", standalone_mode=True), given, debug)

@@ -27,6 +27,8 @@ def evaluate(
     """Run tasks of lm-eval on a bundle, without the network."""
     from . import api
 
+    if samples and not as_json:
+        raise api.TundishError("--samples goes with --json: a table has no room for texts", hint="add --json")
     with api.stages(as_json) as progress:
         found = api.evaluate(
             bundle, tasks, limit=limit, num_fewshot=num_fewshot, system=system, chat=chat, batch=batch,

@@ -43,7 +43,7 @@ def generate(
             bundle, _from_stdin() if prompt == "-" else prompt, system=system, chat=chat, partial=True,
             on_piece=_shown if stream else None, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
             top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, stop=stop or (), seed=seed,
-            capacity=context, threads=threads, progress=progress,
+            capacity=context, threads=threads, progress=progress, reuse=False,  # no later prompt meets this process
         )  # fmt: skip
     if as_json:
         print_json(found.to_json())
@@ -58,6 +58,8 @@ def _from_stdin() -> str:
     """All of it, without the line's end that a shell puts behind a text."""
     from . import api
 
+    if sys.stdin is None:  # as `<&-` leaves it
+        raise api.TundishError("there is no stdin to read the prompt from")
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
@@ -74,7 +76,7 @@ def _speed(found: Any) -> str:
         f"{len(found.tokens)} tokens ({found.finish_reason})",
         *([f"{rate:.1f} tokens/s"] if rate is not None else []),
         *([f"first token after {first:.3f} s"] if first is not None else []),
-        f"prompt {found.prompt_tokens} tokens" + (f", {found.reused_tokens} reused" if found.reused_tokens else ""),
+        f"prompt {found.prompt_tokens} tokens",
         *([f"seed {found.seed}"] if found.sampled else []),
     ]
     return ", ".join(parts)

@@ -13,11 +13,12 @@ from .backends.generation.session import STEP
 from .backends.inputs import random_inputs
 from .ir.diagnostics import CaptureError, TundishError
 from .ir.dims import Range
+from .originals import answers_of, open_source
 from .profiler.answers import Reference, reference
 from .profiler.benchmarks import Workload
 from .profiler.compare import Contest
 from .profiler.report.progress import Progress
-from .work import PHASES, USUAL_LENGTH, Asked, answers_of, open_source, saved_program, single_sizes, single_spans
+from .work import PHASES, RUNS, USUAL_LENGTH, Asked, saved_program, single_sizes, single_spans
 
 
 def contest(load: Workload, *, against: str | None = None, task: str | None = None, progress: Progress) -> Contest:
@@ -33,7 +34,7 @@ def contest(load: Workload, *, against: str | None = None, task: str | None = No
     if saved_program(load.model) is not None:
         raise TundishError("a captured graph holds no original that peers could run", found=load.model,
                            hint="compile it, and bench the bundle with --against MODEL")  # fmt: skip
-    Asked(task, load.batch, load.seq, phase=load.phase, past=load.past).check()
+    Asked(task, load.batch, load.seq, phase=load.phase, past=load.past).check(RUNS)
     options = {"task": task, "phase": load.phase, **single_spans(load.batch, load.seq, load.past)}
     return _of_original(load.model, load, options, progress)
 

@@ -44,7 +44,7 @@ def as_transformers(bundle: str | Path | Bundle, *, threads: int | None = None) 
         model = tundish.as_transformers("smollm2.tundish")     # was: AutoModelForCausalLM.from_pretrained(...)
 
     Its tokenizer is `AutoTokenizer.from_pretrained(BUNDLE)`. Takes torch and transformers, which that code has.
-    Raises: LoadError where the bundle holds no config of a transformers model.
+    Raises: LoadError where the bundle holds no config of a transformers model; RunError for an encoder-decoder.
     """
     from .backends.transformers_model import as_transformers as wrapped
 

@@ -13,7 +13,7 @@ from .backends.generation.generator import options_of
 from .backends.generation.loop import Piece
 from .backends.manifest import MANIFEST
 from .compiler.hardware.machine import check_threads
-from .ir.diagnostics import RunError
+from .ir.diagnostics import CaptureError, RunError
 from .profiler.report.progress import Progress, silent
 
 
@@ -38,7 +38,7 @@ def generate(
     if isinstance(prompt, str) and not prompt:
         raise RunError("the prompt is empty", hint="give it at least one token to go on from")
     with _opened(bundle, threads, progress) as opened:
-        progress("generating", 0.95)
+        progress("generating", 1.0)
         return opened.generate(
             prompt, chat=chat, system=system, on_piece=on_piece, batch=batch, partial=partial, **asked
         )
@@ -47,7 +47,11 @@ def generate(
 @contextmanager
 def _opened(bundle: str | Path | Bundle, threads: int | None, progress: Progress) -> Iterator[Bundle]:
     if isinstance(bundle, Bundle):
-        yield bundle if threads is None else Bundle(bundle.path, bundle.manifest, threads)
+        if threads is None:
+            yield bundle
+            return
+        with Bundle(bundle.path, bundle.manifest, threads) as own:
+            yield own
         return
     if (Path(bundle) / MANIFEST).exists():
         with open_bundle(Path(bundle), threads=threads) as opened:
@@ -55,9 +59,25 @@ def _opened(bundle: str | Path | Bundle, threads: int | None, progress: Progress
         return
     from .profiler.workers import resolve
 
+    _check_writes(str(bundle))
     compile = resolve(f"{__package__}.api:compile")  # it stands above this file
     with tempfile.TemporaryDirectory(prefix="tundish-generate-") as folder:
         place = Path(folder) / "model.tundish"
         compile(str(bundle), place, progress=lambda stage, share: progress(stage, 0.9 * share)).close()
         with open_bundle(place, threads=threads) as opened:
             yield opened
+
+
+def _check_writes(model: str) -> None:
+    """Where that can be seen without reading weights. Raises: CaptureError for a model that writes no text."""
+    from .models.decoding import check_generates
+    from .models.open import opens_bare
+    from .originals import as_ours, open_source
+    from .work import Asked, saved_program
+
+    hint = "give a decoder; one whose config names another head is compiled first, with --task causal-lm"
+    if saved_program(model) is not None or Path(model).suffix in (".onnx", ".pt2"):
+        raise CaptureError(f"{model} is a captured graph, which has no step of generation", hint=hint)
+    if opens_bare(model):
+        with as_ours():
+            check_generates(open_source(model, Asked(shapes=True)), hint)

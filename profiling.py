@@ -19,20 +19,11 @@ from .compiler.hardware.calibration import read_calibration
 from .compiler.hardware.machine import check_threads
 from .ir.diagnostics import RunError, TundishError
 from .ir.dims import Range
+from .originals import open_source
 from .profiler.host_lock import measuring_alone
 from .profiler.profiles import Profile
 from .profiler.report.progress import Progress, silent
-from .work import (
-    PHASES,
-    USUAL_LENGTH,
-    Asked,
-    Work,
-    after_passes,
-    open_source,
-    saved_program,
-    single_sizes,
-    single_spans,
-)
+from .work import RUNS, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans
 
 WHOLE = "generate"  # the phase of a bundle that has a step beside the whole model
 
@@ -197,14 +188,13 @@ def _compilable(
 
 def _check_lengths(asked: Mapping[str, int | None], phase: str) -> None:
     """Before a model is loaded. Raises: TundishError on a phase that is none, or a length that it does not have."""
-    Asked(phase=phase, seq=asked["seq"], past=asked["past"]).check()
+    Asked(phase=phase, seq=asked["seq"], past=asked["past"]).check(RUNS)
 
 
 def _asked_of(bundle: Bundle, phase: str | None, entry: str | None) -> tuple[str, str]:
     """(phase, entry) to profile: the bundle's own, or its step for `decode`. Raises: TundishError on another."""
     own = str(bundle.manifest.info.get("phase", "prefill"))
-    if phase is not None and phase not in PHASES:
-        raise TundishError(f"there is no phase {phase!r}", hint=f"one of {', '.join(PHASES)}")
+    Asked(phase=phase or own).check(RUNS)
     if entry is not None and entry not in bundle.entries:
         raise RunError(f"there is no entry {entry!r}", hint=f"the entries are {', '.join(bundle.entries)}")
     if STEP in bundle.entries and (entry == STEP or (entry is None and phase == "decode")):
@@ -233,11 +223,13 @@ def stepped(
     for name, span in (("batch", rows), ("past", behind)):
         if sizes[name] not in span:
             raise RunError(f"{name} is {sizes[name]}, outside {span}", hint=f"choose --{name} within it")
-    windows = (bundle.manifest.info.get("generation") or {}).get("windows") or ({"window": 1},)
-    seen = min(sizes["past"], min(int(w["window"]) for w in windows) - 1)
+    window = min((w["window"] for w in bundle.generator.info["windows"]), default=1)
+    seen = min(sizes["past"], window - 1)
     held = {"capacity": sizes["past"] + 1, "window_capacity": seen + 1, "batch": sizes["batch"]}
+    if "seq" in ranges:  # of the text that an encoder has read
+        held["seq"] = max(ranges["seq"].low, min(USUAL_LENGTH, ranges["seq"].high or USUAL_LENGTH))
     inputs = _inputs(bundle, STEP, {name: held.get(name, 1) for name in ranges})
-    for name, at in (("position", sizes["past"]), ("window_position", seen), ("select", 0)):
+    for name, at in (("position", sizes["past"]), ("window_position", seen), ("select", 0), ("attention_mask", 1)):
         if name in inputs:
             inputs[name] = np.full_like(inputs[name], at)
     return inputs

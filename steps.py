@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backends.cases import Case, Cases
+from .backends.generation.session import ENCODE, STEP
 from .ir.diagnostics import CaptureError
 from .ir.dims import Range
 from .ir.graph import Program
@@ -17,30 +18,31 @@ if TYPE_CHECKING:
     from .compiler.plan import Plan
     from .work import Work
 
-STEP = "step"
 MOST_TOKENS = 512  # of a row in one run: longer texts are read in pieces
 MOST_CONTEXT = 1 << 20  # where nothing in the model limits it
+ENCODER_CASE, ENCODER_ROWS = 16, 3  # tokens and rows of the encoder's largest case
 
 
 class Step:
     """A decoder's step: captured, and able to answer as the original does.
 
-    rows: the batch sizes to allow. Raises: CaptureError where the model does not decode.
+    rows: the batch sizes to allow. seq: the lengths of the encoder's text, where there is an encoder.
+    encoder: what is run once before all steps; None of a decoder alone.
+    Raises: CaptureError where the model does not decode.
     """
 
-    def __init__(self, source: Any, rows: Range) -> None:
-        from .models.errors import ModelError
-        from .models.stepping import step_source
+    def __init__(self, source: Any, rows: Range, seq: Range | None = None) -> None:
         from .work import captured
 
-        try:
-            self.source = step_source(source)
-        except ModelError as error:
-            raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
+        self.source = _step_source(source, seq)
         self.context: int | None = source.max_seq
         room = Range(1, self.context or MOST_CONTEXT)
         tokens = Range(1, min(self.context or MOST_TOKENS, MOST_TOKENS))
         self.ranges = {"batch": rows, "tokens": tokens, "wanted": tokens, "capacity": room, "window_capacity": room}
+        self.encoder: Encoder | None = None
+        if seq is not None and (encoder := getattr(self.source, "encoder", None)) is not None:
+            self.ranges["seq"] = seq
+            self.encoder = Encoder(encoder, rows, seq)
         self.program: Program = captured(self.source, self.ranges)
         ids = next(v for v in self.program.entry.inputs if v.name == "input_ids")
         if [str(d) for d in ids.type.shape] != ["batch", "tokens"]:
@@ -71,12 +73,77 @@ class Step:
     def info(self) -> dict[str, Any]:
         """What a bundle says of it: bytes that a row keeps of each token, the longest text, the tokens that end one.
 
-        windows: what the layers with a sliding window keep, of at most so many tokens.
+        windows: what the layers with a sliding window keep, of at most so many tokens. An encoder-decoder's say too
+        what is kept of each token of the text that was read (`encoder_bytes_per_token`), and its own settings.
         """
         whole = sum(k.token_bytes for k in self.source.kept if not k.window)
         windowed = sum(k.token_bytes for k in self.source.kept if k.window)
         windows = [{"window": w, "bytes_per_token": windowed} for w in self.source.windows]
-        return {"bytes_per_token": whole, "windows": windows, "context": self.context, **_tokens(self.source.module)}
+        found = {"bytes_per_token": whole, "windows": windows, "context": self.context, **_tokens(self.source.module)}
+        if self.encoder is None:
+            return found
+        from .models.seq2seq_settings import settings
+
+        read = sum(k.token_bytes for k in self.source.cross)
+        return {**found, "encoder_bytes_per_token": read, **settings(self.source.module)}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how it generates."""
+        from .models.seq2seq_settings import left_out
+
+        others = [] if self.encoder is None else left_out(self.source.module)
+        return (f"generate leaves out these settings of the original: {', '.join(others)}",) if others else ()
+
+    @property
+    def entries(self) -> dict[str, Step | Encoder]:
+        """What stands beside the whole model, by name."""
+        return {STEP: self} if self.encoder is None else {ENCODE: self.encoder, STEP: self}
+
+
+class Encoder:
+    """What an encoder-decoder runs once for a text: captured, and able to answer as the original does."""
+
+    def __init__(self, source: Any, rows: Range, seq: Range) -> None:
+        from .work import captured
+
+        self.source, self.ranges = source, {"batch": rows, "seq": seq}
+        self.program: Program = captured(source, self.ranges)
+
+    def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """What the original answers."""
+        from .work import answers_of
+
+        return answers_of(self.source, inputs)
+
+    @property
+    def exact(self) -> Any:
+        """The original in double precision."""
+        return self.source.exact
+
+    def cases(self) -> list[tuple[str, dict[str, np.ndarray]]]:
+        """Seeded inputs, which are no longer than need be: the answers hold keys and values of every layer."""
+        from .models.cases import cases
+
+        rows, seq = (self.program.symbols.get(n, self.ranges[n]) for n in ("batch", "seq"))
+        longest = max(seq.low, min(seq.high or ENCODER_CASE, ENCODER_CASE))
+        made = cases(self.source, (rows.low, min(rows.high or ENCODER_ROWS, max(rows.low, ENCODER_ROWS))),
+                     (seq.low, longest))  # fmt: skip
+        return [(c.name, c.inputs) for c in made]
+
+
+def _step_source(source: Any, seq: Range | None) -> Any:
+    """Raises: CaptureError."""
+    from .models.errors import ModelError
+    from .models.seq2seq_step import is_seq2seq, seq2seq_step_source
+    from .models.stepping import step_source
+
+    try:
+        if seq is not None and is_seq2seq(source):
+            return seq2seq_step_source(source, (seq.low, seq.high or MOST_TOKENS))
+        return step_source(source)
+    except ModelError as error:
+        raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
 
 
 def generation_info(work: Work, plan: Plan) -> dict[str, Any]:
@@ -99,18 +166,17 @@ def record_all(work: Work, stored: Sequence[Case] = ()) -> Cases:
     made = record(work.call, asked(first, work), work.program, work.origin, work.exact)
     if work.step is None:
         return made
-    steps = record(work.step.call, asked(STEP, work.step), work.program, work.origin, work.step.exact, STEP)
-    return Cases(made.origin, (*made.cases, *steps.cases))
+    found = list(made.cases)
+    for name, entry in work.step.entries.items():
+        found += record(entry.call, asked(name, entry), work.program, work.origin, entry.exact, name).cases
+    return Cases(made.origin, tuple(found))
 
 
 def _tokens(module: Any) -> dict[str, Any]:
     """The ids that end a text, begin one, and pad one, as the model's own settings for generation have them."""
-    found: dict[str, Any] = {}
-    for key, name in (("eos", "eos_token_id"), ("bos", "bos_token_id"), ("pad", "pad_token_id")):
-        for holder in (getattr(module, "generation_config", None), module.config.get_text_config()):
-            value = getattr(holder, name, None)
-            if value is not None and key not in found:
-                found[key] = value
+    from .models.config_file import token_ids
+
+    found = token_ids(module)
     eos = found.get("eos")
     listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return {"eos": [int(e) for e in listed], "bos": found.get("bos"), "pad": found.get("pad")}

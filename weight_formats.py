@@ -30,13 +30,18 @@ def policy(precision: str, weights: str | None) -> Precision:
     return Precision(weights=PRECISIONS[weights], compute=compute)
 
 
-def weights_held(plan: Plan, captured: Program, precision: str, weights: str | None) -> dict[str, Any]:
-    """How a plan's weights are held: the format, the bytes of all of them, and the bits that a parameter takes."""
+def weights_held(
+    plan: Plan, captured: Program, precision: str, weights: str | None, buffers: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """How a plan's weights are held: the format, the bytes of all of them, and the bits that a parameter takes.
+
+    buffers: weights of the captured program that are no parameters.
+    """
     from .backends.weight_out import stored_weights
     from .profiler.parameters import parameters
 
     stored = stored_weights(plan.program).values()
     size_bytes = sum(dims.evaluate(w.type.bytes, {}) for w in stored)
-    count = sum(p.elements for p in parameters(captured, captured.entries[0], frozenset(), None))
+    count = sum(p.elements for p in parameters(captured, captured.entries[0], buffers, None))
     bits = round(8 * size_bytes / count, 3) if count else 0.0
     return {"format": weights or precision, "bytes": size_bytes, "parameters": count, "bits_per_weight": bits}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backends.generation.generator import WHY_NOT
 from .ir.diagnostics import CaptureError, CompileError, RunError, TundishError
 from .ir.dims import Range
 from .ir.graph import Program
 from .ir.join import join
+from .originals import answers_of, captured, open_source
 from .profiler.report.progress import Progress
-from .steps import STEP, Step
+from .steps import Step
 
 if TYPE_CHECKING:
     from .backends.base import Backend
@@ -27,6 +29,7 @@ FORWARD = "forward"
 USUAL_LENGTH = 128  # tokens of a run, where none are asked for
 # phase -> the length that varies in it
 PHASES = {"generate": "seq", "prefill": "seq", "decode": "past"}
+RUNS = ("prefill", "decode")  # the phases that are one run of one entry
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 Span = Range | str | int | None
 
@@ -61,10 +64,10 @@ class Asked:
         name = PHASES[self.phase]
         return name, self.past if name == "past" else self.seq
 
-    def check(self) -> None:
-        """Raises: TundishError where the phase is none, or a length is given that it does not have."""
-        if self.phase not in PHASES:
-            raise TundishError(f"there is no phase {self.phase!r}", hint=f"one of {', '.join(PHASES)}")
+    def check(self, phases: Iterable[str] = PHASES) -> None:
+        """Raises: TundishError where the phase is none of these, or a length is given that it does not have."""
+        if self.phase not in phases:
+            raise TundishError(f"there is no phase {self.phase!r}", hint=f"one of {', '.join(phases)}")
         if self.phase != "decode" and self.past is not None:
             raise TundishError("a prefill has no past", found=f"--past {self.past}", hint="add --phase decode")
         if self.phase == "decode" and self.seq not in (None, 1, "1", "1..1", Range(1, 1)):
@@ -108,7 +111,8 @@ class Work:
         self.step = self._stepping() if asked.phase == "generate" and self.source.form == "torch" else None
         if self.step is not None:
             progress("capturing the step", 0.35)
-            self.program = join({FORWARD: self.program, STEP: self.step.program})
+            beside = {name: entry.program for name, entry in self.step.entries.items()}
+            self.program = join({FORWARD: self.program, **beside})
         if self.source.quantized:
             self._hold_quantized()
 
@@ -117,9 +121,11 @@ class Work:
         if not generates(self.source) or self.source.depths or any(self.source.fixed):
             return None
         try:
-            return Step(self.source, self.ranges["batch"])
+            step = Step(self.source, self.ranges["batch"], self.program.symbols.get("seq", self.ranges["seq"]))
+            self.notes += step.notes
+            return step
         except CaptureError as error:
-            self.notes += (f"it will not generate: {error.problem}",)
+            self.notes += (f"{WHY_NOT}: {error.problem}",)
             return None
 
     def _hold_quantized(self) -> None:
@@ -166,6 +172,11 @@ class Work:
 
         return {} if self.source is None else {**config_files(self.source), **self.source.tokenizer_files()}
 
+    @property
+    def buffers(self) -> frozenset[str]:
+        """Weights that are no parameters: tables of positions and frequencies."""
+        return frozenset() if self.source is None else self.source.buffers()
+
     def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         if self.source is not None:
             return answers_of(self.source, inputs)
@@ -201,8 +212,9 @@ class Work:
 def generates(source: Any) -> bool:
     """Whether a model writes text, so that a user will want to generate with it."""
     from .models.decoding import decodes
+    from .models.seq2seq_step import is_seq2seq
 
-    return bool(decodes(source))
+    return bool(decodes(source)) or is_seq2seq(source)
 
 
 def _narrower(wanted: Mapping[str, Range], found: Mapping[str, Range]) -> tuple[str, ...]:
@@ -212,93 +224,6 @@ def _narrower(wanted: Mapping[str, Range], found: Mapping[str, Range]) -> tuple[
         for name, span in wanted.items()
         if name in found and found[name] != span
     )
-
-
-def answers_of(source: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the original answers. Raises: CaptureError where it cannot run on these inputs."""
-    try:
-        return dict(source.call(inputs))
-    except MemoryError:
-        raise
-    except Exception as error:  # the user's own module may raise anything
-        first = str(getattr(error, "problem", error)).strip().partition("\n")[0]
-        raise CaptureError(
-            f"{source.name} does not answer: {type(error).__name__}: {first}",
-            found=", ".join(f"{name}{list(array.shape)}" for name, array in inputs.items()),
-            hint="run the original on these shapes, or allow other sizes with --batch and --seq",
-        ) from error
-
-
-def open_source(model: Any, asked: Asked) -> Any:
-    """Loads a model, after checking that it will fit. Raises: CaptureError."""
-    from .models.errors import ModelError
-    from .models.open import estimate_bytes, open_model, opens_bare
-    from .models.packed import packed
-
-    try:
-        bare = asked.shapes and opens_bare(model)
-        if not bare:
-            _check_fits(estimate_bytes(model))
-        source = open_model(model, asked.task, inputs=asked.inputs, fixed=asked.fixed, shape_only=bare)
-        source = packed(source) if asked.packed else source
-    except ModelError as error:
-        raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
-    return step_of(source) if asked.phase == "decode" else source
-
-
-def step_of(source: Any) -> Any:
-    """One decode step of an opened model. Raises: CaptureError where it does not decode."""
-    from .models.decoding import decode_step
-    from .models.errors import ModelError
-
-    try:
-        return decode_step(source)
-    except ModelError as error:
-        raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
-
-
-def _check_fits(weight_bytes: int | None) -> None:
-    """Refuses before any work starts. Peak while compiling is 1.5 x weights + 1 GiB at most."""
-    from .compiler.hardware.machine import available_memory_bytes
-    from .profiler.report.table import size
-
-    needed, free = int((weight_bytes or 0) * 1.5) + (1 << 30), available_memory_bytes()
-    if weight_bytes is not None and needed > free:
-        raise CompileError(
-            f"compiling needs {size(needed)} of memory, and {size(free)} are free",
-            found=f"{size(weight_bytes)} of weights (the peak is 1.5 times that and 1 GiB)",
-            hint="free memory, or compile on a larger machine",
-        )
-
-
-def captured(source: Any, ranges: Mapping[str, Range]) -> Program:
-    """The source's program by the way in for its form: flat, or folded where few layers stand for many."""
-    program = _CAPTURES[source.form](source, ranges)
-    if not source.depths:
-        return program
-    from .ir.fold import fold
-    from .ir.stretch import stretch
-
-    return stretch(fold(program), source.depths)
-
-
-def _from_torch(source: Any, ranges: Mapping[str, Range]) -> Program:
-    from .ir.capture.from_torch import capture as capture_torch
-    from .models.cases import samples
-
-    return capture_torch(
-        source.module, samples(source), source.axes(), outputs=source.outputs, constants=source.constants,
-        by_position=source.by_position, ranges=ranges,
-    )  # fmt: skip
-
-
-def _from_onnx(source: Any, ranges: Mapping[str, Range]) -> Program:
-    from .ir.capture.from_onnx import capture as capture_onnx
-
-    return capture_onnx(source.model, source.axes(), arrays=source.arrays, fixed=source.fixed, ranges=ranges)
-
-
-_CAPTURES: Mapping[str, Callable[[Any, Mapping[str, Range]], Program]] = {"torch": _from_torch, "onnx": _from_onnx}
 
 
 def after_passes(program: Program, backend: str, precision: Any = None) -> Program:

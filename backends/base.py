@@ -93,6 +93,8 @@ class Runner(Protocol):
     def bind(self, entry: str, held: Arrays) -> Bound:
         """An entry that writes over these arrays: the inputs that `Signature.aliases` names, C-contiguous.
 
+        held: may also name inputs that it only reads, whose arrays stay the same from run to run. They are given to
+        each run all the same, and a backend need not copy them.
         Raises: RunError on arrays that do not fit.
         """
         ...

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..ir.graph import Program
     from .generation.generator import Chat, Generation, Generator
 
+FORWARD = "forward"
+
 
 class Bundle:
     """An opened bundle. Its backend's library is loaded when it first runs."""
@@ -32,7 +34,8 @@ class Bundle:
     def __init__(self, path: Path, manifest: Manifest, threads: int | None = None) -> None:
         self.path, self.manifest, self._threads = path, manifest, threads
         self.run_options: Mapping[str, str] = {}  # in place of the manifest's, to measure what else could be set
-        self.entries: dict[str, Signature] = {name: e.signature for name, e in manifest.entries.items()}
+        first = sorted(manifest.entries.items(), key=lambda e: e[0] != FORWARD)  # the whole model, where it is there
+        self.entries: dict[str, Signature] = {name: e.signature for name, e in first}
         self._runners: dict[int | None, Runner] = {}
 
     @property

@@ -21,7 +21,13 @@ CONFIG = "config.json"
 
 
 def as_transformers(bundle: Bundle) -> Any:
-    """A `PreTrainedModel` that computes nothing itself. Raises: LoadError where the bundle has no config of a model."""
+    """A `PreTrainedModel` that computes nothing itself.
+
+    Raises: LoadError where the bundle has no config of a model; RunError where it is an encoder-decoder.
+    """
+    if any(s.name == "decoder_input_ids" for s in bundle.inputs):
+        raise RunError(f"{bundle.manifest.name} reads one text and writes another; only decoders take the shape of a "
+                       "transformers model", hint="bundle.generate writes what its `generate` does")  # fmt: skip
     return _model_class()(bundle)
 
 

@@ -52,6 +52,11 @@ class TundishError(Exception):
         return _restore, (type(self), *state)
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says in its first line, or which kind it is where that is empty."""
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
 def _restore(
     kind: type[TundishError], problem: str, where: Where | None, found: str, hint: str
 ) -> TundishError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from .diagnostics import GraphError
 from .dims import Range
 from .graph import Graph, Program
@@ -40,6 +42,14 @@ def _same(one: Weight, two: Weight) -> bool:
     if isinstance(a, Held) and isinstance(b, Held):
         if a.array is None or b.array is None:
             return a.array is b.array
-        same = a.array.__array_interface__["data"] == b.array.__array_interface__["data"]
-        return same or bool((a.array == b.array).all())
+        return _lies_at(a.array) == _lies_at(b.array) or bool(np.array_equal(_bytes(a.array), _bytes(b.array)))
     return a == b
+
+
+def _lies_at(array: np.ndarray) -> tuple[object, tuple[int, ...]]:
+    return array.__array_interface__["data"], array.strides
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """So that NaN is itself."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

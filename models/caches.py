@@ -1,8 +1,11 @@
-"""transformers' caches: one that is written in place while a step is traced, and its own, filled with a text."""
+"""transformers' caches: one that is written in place while a step is traced, and its own, filled with a text.
+
+Names of keys and values end with what they are and the layer: `..._key_3`, `..._value_3`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -60,3 +63,29 @@ def filled_cache(config: Any, held: Mapping[int, tuple[Any, Any]], past: int) ->
         layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
         layer.keys, layer.values = keys, values
     return cache
+
+
+def plain_cache(held: Mapping[str, Any]) -> Any:
+    """A DynamicCache without a config, whose layers have no windows, that holds these tensors as they are."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    cache = DynamicCache()
+    for name, tensor in held.items():
+        kind, index = _place(name)
+        while len(cache.layers) <= index:
+            cache.layers.append(DynamicLayer())
+        layer: Any = cache.layers[index]
+        layer.dtype, layer.device, layer.is_initialized = tensor.dtype, tensor.device, True
+        setattr(layer, f"{kind}s", tensor)
+    return cache
+
+
+def tensors_of(cache: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The keys and values of a cache, under such names."""
+    return {name: getattr(cache.layers[index], f"{kind}s") for name in names for kind, index in [_place(name)]}
+
+
+def _place(name: str) -> tuple[str, int]:
+    *_, kind, index = name.split("_")
+    return kind, int(index)

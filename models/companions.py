@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from .decoding import PAST
+from .config_file import config, settings, token_ids
+from .decoding import PAST, check_generates, two_texts
 from .seq2seq_past import KEPT, decoder_of, encoder_of
 from .seq2seq_past import file_name as seq2seq_name
 from .source import Source
-from .with_past import check_generates, file_name, two_texts, with_past
+from .with_past import file_name, with_past
 
-ONNX_FILE = "onnx/model.onnx"  # where Transformers.js looks; optimum finds it there, genai_config.json names it
+# Where Transformers.js looks; optimum finds them there, genai_config.json names the first.
+ONNX_FILE = "onnx/model.onnx"
 ENCODER_FILE, DECODER_FILE = "onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx"
+# Format of the weights -> Transformers.js' `dtype`, and what it adds to a file's name for it.
+_DTYPES = {"int8": ("q8", "_quantized"), "int4": ("q4", "_q4")}
+_PLAIN = ("fp32", "")
 # What genai knows by name and takes as one decoder with separate keys and values; others of that kind are `decoder`.
 _GENAI_TYPES = frozenset({
     "chatglm", "ernie4_5", "gemma", "gemma2", "gemma3_text", "granite", "internlm2", "llama", "mistral", "nemotron",
@@ -46,22 +51,32 @@ class Part:
     from_zero: frozenset[str] = frozenset()
 
 
-def parts_of(source: Source) -> tuple[Part, ...]:
-    """The ONNX files that a model becomes, the one with the cache last. Raises: ModelError where it keeps none."""
-    check_generates(source, hint="leave out --with-past")
+def parts_of(source: Source, weights: str | None = None) -> tuple[Part, ...]:
+    """The ONNX files that a model becomes, the one with the cache last. Raises: ModelError where it keeps none.
+
+    weights: the format in which they are held, by which loaders tell files apart.
+    """
+    check_generates(source, "leave out --with-past, or choose the head that writes text, such as --task causal-lm")
     if not two_texts(source):
-        return (Part(ONNX_FILE, with_past(source), file_name, frozenset({PAST})),)
-    decoder = Part(DECODER_FILE, decoder_of(source), seq2seq_name, frozenset({PAST, KEPT}))
-    return Part(ENCODER_FILE, encoder_of(source)), decoder
+        return (Part(_named(ONNX_FILE, weights), with_past(source), file_name, frozenset({PAST})),)
+    decoder = Part(_named(DECODER_FILE, weights), decoder_of(source), seq2seq_name, frozenset({PAST, KEPT}))
+    return Part(_named(ENCODER_FILE, weights), encoder_of(source)), decoder
 
 
-def companions(source: Source, parts: Sequence[Part], external: Mapping[str, bool]) -> dict[str, bytes]:
+def _named(file: str, weights: str | None) -> str:
+    _, ending = _DTYPES.get(weights or "", _PLAIN)
+    return file.replace(".onnx", f"{ending}.onnx")
+
+
+def companions(
+    source: Source, parts: Sequence[Part], external: Mapping[str, bool], weights: str | None = None
+) -> dict[str, bytes]:
     """Path within the folder -> content. external: ONNX file -> whether its weights lie beside it."""
     files = _tokenizer_files(source.tokenizer_files(), source.pad_side)
-    files["config.json"] = _text(_config(source, external))
-    files["generation_config.json"] = _text(_generation_config(source.module))
+    files["config.json"] = _text(_config(source, external, weights))
+    files["generation_config.json"] = _text(settings(source.module))
     if not two_texts(source):  # genai takes of those that read one text and write another only those of speech
-        files["genai_config.json"] = _text(_genai_config(source, parts[-1].source))
+        files["genai_config.json"] = _text(_genai_config(source, parts[-1]))
     return dict(sorted(files.items()))
 
 
@@ -91,41 +106,31 @@ def _text(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n").encode()
 
 
-def _config(source: Source, external: Mapping[str, bool]) -> dict[str, Any]:
-    """The model's config, without how its weights lay before, and in older readers' words too."""
-    module: Any = source.module
-    config = {k: v for k, v in source.config.items() if not k.startswith("_") and k != "quantization_config"}
-    rope = config.get("rope_parameters")
+def _config(source: Source, external: Mapping[str, bool], weights: str | None) -> dict[str, Any]:
+    """The model's config, in older readers' words too, and what Transformers.js is to look for."""
+    told = config(source)
+    rope = told.get("rope_parameters")
     if isinstance(rope, Mapping) and "rope_theta" in rope:  # transformers before 5 read these two
         scaled = {k: v for k, v in rope.items() if k != "rope_theta"}
-        config["rope_theta"] = rope["rope_theta"]
-        config["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else scaled
-    return config | {
-        "architectures": [_class_of(module)], "dtype": "float32", "torch_dtype": "float32", "use_cache": True,
-        "transformers.js_config": {"dtype": "fp32", "use_external_data_format": {
+        told["rope_theta"] = rope["rope_theta"]
+        told["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else scaled
+    dtype, _ = _DTYPES.get(weights or "", _PLAIN)
+    return told | {
+        "torch_dtype": "float32", "use_cache": True,
+        "transformers.js_config": {"dtype": dtype, "use_external_data_format": {
             PurePosixPath(file).name: int(beside) for file, beside in external.items()
         }},
     }  # fmt: skip
 
 
-def _class_of(module: Any) -> str:
-    return str(type(module).__name__)
-
-
-def _generation_config(module: Any) -> dict[str, Any]:
-    settings = getattr(module, "generation_config", None)
-    found = {} if settings is None else settings.to_dict()
-    return {k: v for k, v in found.items() if v is not None and not k.startswith("_")}
-
-
 # -- onnxruntime-genai ------------------------------------------------------------------------------------
 
 
-def _genai_config(source: Source, step: Source) -> dict[str, Any]:
+def _genai_config(source: Source, part: Part) -> dict[str, Any]:
     """Source: the keys that onnxruntime-genai 0.18's own builder writes, and `src/config.cpp` reads."""
     module: Any = source.module
     text = module.config.get_text_config()
-    kind, tokens = str(text.model_type), _token_ids(source)
+    kind, tokens, step = str(text.model_type), _token_ids(module), part.source
     keys = [s for s in step.inputs if "_key_" in s.name]
     heads, size = (int(d) for d in (keys[0].dims[1], keys[0].dims[3]))
     context = source.max_seq or getattr(text, "max_position_embeddings", None) or _FALLBACK_CONTEXT
@@ -135,7 +140,7 @@ def _genai_config(source: Source, step: Source) -> dict[str, Any]:
             **tokens, "context_length": context, "type": kind if kind in _GENAI_TYPES else "decoder",
             "vocab_size": source.vocab_size,
             "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []}, "filename": ONNX_FILE,
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []}, "filename": part.file,
                 "head_size": size, "hidden_size": text.hidden_size, "num_attention_heads": text.num_attention_heads,
                 "num_hidden_layers": len(keys), "num_key_value_heads": heads,
                 "inputs": {**{name: name for name in plain}, **_patterns("past")},
@@ -150,18 +155,13 @@ def _patterns(first: str) -> dict[str, str]:
     return {f"{first}_{kind}_names": file_name(f"{first}_{kind}_0").replace(".0.", ".%d.") for kind in ("key", "value")}
 
 
-def _token_ids(source: Source) -> dict[str, Any]:
+def _token_ids(module: Any) -> dict[str, Any]:
     """bos, eos (one or several) and pad. Where none pads, the end does; where none ends, nothing stops but length."""
-    module: Any = source.module
-    own, config = getattr(module, "generation_config", None), module.config.get_text_config()
-    found = {}
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        found[name] = next((v for v in (getattr(own, name, None), getattr(config, name, None)) if v is not None), None)
-    ends = found["eos_token_id"]
+    found = token_ids(module)
+    ends = found.get("eos")
     end = ends[0] if isinstance(ends, list) else ends
-    if found["pad_token_id"] is None:
-        found["pad_token_id"] = 0 if end is None else end
-    return {name: v for name, v in found.items() if v is not None}
+    found.setdefault("pad", 0 if end is None else end)
+    return {f"{key}_token_id": value for key, value in found.items()}
 
 
 def _search(module: Any, context: int) -> dict[str, Any]:

@@ -32,4 +32,16 @@ def settings(module: Any) -> dict[str, Any]:
     return {k: v for k, v in told.items() if v is not None and not k.startswith("_")}
 
 
-__all__ = ["config", "config_files", "settings"]
+def token_ids(module: Any) -> dict[str, Any]:
+    """The ids that end a text (one or several), begin one, and pad one: `eos`, `bos`, `pad`, as far as they are known.
+
+    The model's settings for generation come before its config.
+    """
+    found: dict[str, Any] = {}
+    for holder in (module.config.get_text_config(), getattr(module, "generation_config", None)):
+        told = {key: getattr(holder, f"{key}_token_id", None) for key in ("eos", "bos", "pad")}
+        found |= {key: value for key, value in told.items() if value is not None}
+    return found
+
+
+__all__ = ["config", "config_files", "settings", "token_ids"]

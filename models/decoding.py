@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .caches import plain_cache, tensors_of
 from .cases import make
 from .errors import ModelError
 from .source import DTYPES, InputSpec, Source, named_outputs, shapes_only, to_numpy, to_torch
@@ -38,7 +39,7 @@ def decode_step(source: Source) -> Source:
     """
     check_decodes(source)
     ids = next(s for s in source.inputs if s.role == "ids")
-    kept = _kept(source)
+    kept = kept_inputs(source)
     inputs = (
         dataclasses.replace(ids, dims=("batch", 1), pad=None),
         InputSpec("attention_mask", "i64", ("batch", f"{PAST}+1"), role="mask"),
@@ -60,7 +61,7 @@ def kept_bytes(source: Source) -> dict[int, int]:
     """
     check_decodes(source)
     found: dict[int, int] = {}
-    for name, dtype, heads, size in _kept(source):
+    for name, dtype, heads, size in kept_inputs(source):
         layer = int(name.rpartition("_")[2])
         found[layer] = found.get(layer, 0) + heads * size * DTYPES[dtype].itemsize
     last = max(found, default=-1)
@@ -91,18 +92,28 @@ def decodes(source: Source) -> bool:
 
 
 def check_decodes(source: Source) -> None:
-    """Raises: ModelError where it does not write text token by token."""
+    """Raises: ModelError where no decode step of it can be captured."""
     hint = "leave out --phase decode and --past"
-    if source.form != "torch" or not hasattr(source.module, "can_generate"):
-        raise ModelError(f"{source.name} is no transformers model, so its cache is not known", hint=hint)
-    if any(s.name == "decoder_input_ids" for s in source.inputs):
-        raise ModelError(f"{source.name} reads one text and writes another; its decode phase is not built yet",
-                         hint=hint)  # fmt: skip
+    check_generates(source, f"{hint}, or choose the head that writes text, such as --task causal-lm")
+    if two_texts(source):
+        raise ModelError(f"{source.name} reads one text and writes another; only decoders have a decode phase",
+                         hint="compile it without --phase: its step is an entry of the bundle")  # fmt: skip
+
+
+def check_generates(source: Source, hint: str) -> None:
+    """Raises: ModelError, with this hint, for a model that does not write text token by token with this head."""
     module: Any = source.module
+    if source.form != "torch" or not hasattr(module, "can_generate"):
+        raise ModelError(f"{source.name} is no transformers model, so its cache is not known", hint=hint)
     taken = inspect.signature(module.forward).parameters
     if not module.can_generate() or not {"past_key_values", "attention_mask"} <= set(taken):
         raise ModelError(f"{source.name} ({type(module).__name__}) does not generate text token by token",
-                         hint=f"{hint}, or choose the head that does: --task causal-lm")  # fmt: skip
+                         hint=hint)  # fmt: skip
+
+
+def two_texts(source: Source) -> bool:
+    """Whether it reads one text and writes another."""
+    return any(s.name == "decoder_input_ids" for s in source.inputs)
 
 
 def probed(source: Source) -> list[tuple[int, Any]]:
@@ -128,10 +139,15 @@ def probed(source: Source) -> list[tuple[int, Any]]:
         return [(i, layer) for i, layer in enumerate(layers) if layer.is_initialized]
 
 
-def _kept(source: Source) -> list[tuple[str, str, int, int]]:
+def kept_inputs(source: Source) -> list[tuple[str, str, int, int]]:
     """(input's name, dtype, heads, size) of the keys and values that each layer keeps."""
     kept = [(f"{PAST}_{kind}_{i}", t) for i, x in probed(source) for kind, t in (("key", x.keys), ("value", x.values))]
     return [(n, name_of(t.dtype), int(t.shape[1]), int(t.shape[3])) for n, t in kept]
+
+
+def present(names: list[str]) -> list[str]:
+    """What is given back, by the names of what was taken: `past_key_3` becomes `present_key_3`."""
+    return [f"present{name.removeprefix(PAST)}" for name in names]
 
 
 _PLAIN = ("DynamicLayer", "DynamicSlidingWindowLayer")  # what a window hides, its mask hides too
@@ -153,16 +169,16 @@ def _stepping(module: Any, names: list[str]) -> Any:
         given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if places:
             given["position_ids"] = (attention_mask.sum(-1, keepdim=True) - 1).clamp(min=0)
-        cache = _cache({name: past[name] for name in names})
+        cache = plain_cache({name: past[name] for name in names})
         out = base.forward(self, **given, past_key_values=cache, use_cache=True, return_dict=True)
-        return {"logits": out.logits, **_named(out.past_key_values, "present", names)}
+        return {"logits": out.logits, **tensors_of(out.past_key_values, present(names))}
 
     def prefill(self: Any, input_ids: Any, attention_mask: Any) -> dict[str, Any]:
         """What is kept of a prompt, by the names of the step's inputs."""
         given = {"position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0)} if places else {}
-        out = base.forward(self, input_ids=input_ids, attention_mask=attention_mask, past_key_values=_cache({}),
+        out = base.forward(self, input_ids=input_ids, attention_mask=attention_mask, past_key_values=plain_cache({}),
                            use_cache=True, return_dict=True, **given)  # fmt: skip
-        return _named(out.past_key_values, PAST, names)
+        return tensors_of(out.past_key_values, names)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -172,28 +188,3 @@ def _stepping(module: Any, names: list[str]) -> Any:
     step = copy.copy(module)
     step.__class__ = type(f"{base.__name__}Step", (base,), fields)
     return step
-
-
-def _cache(past: Mapping[str, Any]) -> Any:
-    """A plain DynamicCache, without a config, that holds these tensors as they are."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    cache = DynamicCache()
-    for name, tensor in past.items():
-        _, kind, index = name.split("_")
-        while len(cache.layers) <= int(index):
-            cache.layers.append(DynamicLayer())
-        layer: Any = cache.layers[int(index)]
-        layer.dtype, layer.device, layer.is_initialized = tensor.dtype, tensor.device, True
-        setattr(layer, f"{kind}s", tensor)
-    return cache
-
-
-def _named(cache: Any, prefix: str, names: list[str]) -> dict[str, Any]:
-    """The cache's tensors under the inputs' names, with another first word."""
-    found = {}
-    for name in names:
-        _, kind, index = name.split("_")
-        found[f"{prefix}_{kind}_{index}"] = getattr(cache.layers[int(index)], f"{kind}s")
-    return found

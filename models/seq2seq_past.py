@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from .caches import plain_cache, tensors_of
 from .cases import make
-from .decoding import PAST, name_of
+from .decoding import PAST, name_of, present
 from .errors import ModelError
 from .source import InputSpec, Source, named_outputs
 
@@ -132,27 +133,17 @@ def _fresh(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _cache(given: dict[str, Any], names: list[str]) -> Any:
-    from transformers import DynamicCache, EncoderDecoderCache
-    from transformers.cache_utils import DynamicLayer
+    from transformers import EncoderDecoderCache
 
-    caches = {side: DynamicCache() for side in _SIDES}
-    for name in names:
-        _, side, kind, index = name.split("_")
-        layers: Any = caches[side].layers
-        while len(layers) <= int(index):
-            layers.append(DynamicLayer())
-        layer, tensor = layers[int(index)], given[name]
-        layer.dtype, layer.device, layer.is_initialized = tensor.dtype, tensor.device, True
-        setattr(layer, f"{kind}s", tensor)
-    cache = EncoderDecoderCache(caches["decoder"], caches["encoder"])
+    sides = [plain_cache({n: given[n] for n in names if f"_{side}_" in n}) for side in _SIDES]
+    cache = EncoderDecoderCache(*sides)
     cache.is_updated = dict.fromkeys(cache.is_updated, False)  # what is fresh is added to what is there
     return cache
 
 
 def _named(cache: Any, names: list[str]) -> dict[str, Any]:
-    sides = {"decoder": cache.self_attention_cache, "encoder": cache.cross_attention_cache}
-    found = {}
-    for name in names:
-        _, side, kind, index = name.split("_")
-        found[f"present_{side}_{kind}_{index}"] = getattr(sides[side].layers[int(index)], f"{kind}s")
-    return found
+    sides = dict(zip(_SIDES, (cache.self_attention_cache, cache.cross_attention_cache), strict=True))
+    found: dict[str, Any] = {}
+    for side, held in sides.items():
+        found |= tensors_of(held, [n for n in present(names) if f"_{side}_" in n])
+    return {name: found[name] for name in present(names)}

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from .caches import plain_cache, tensors_of
 from .cases import make
-from .decoding import PAST, _cache, _kept, _named
-from .errors import ModelError
+from .decoding import PAST, kept_inputs, present
 from .source import InputSpec, Source, describe
 
 _PROBE = 2  # tokens, and tokens before them, of the one run that names the outputs
@@ -29,7 +29,7 @@ def with_past(source: Source) -> Source:
     Raises: ModelError for a model that keeps anything but keys and values.
     """
     ids = next(s for s in source.inputs if s.role == "ids")
-    held = _kept(source)
+    held = kept_inputs(source)
     limit = source.max_seq or np.iinfo(np.int32).max
     inputs = [
         dataclasses.replace(ids, pad=None), InputSpec("attention_mask", "i64", ("batch", f"{PAST}+seq"), role="mask"),
@@ -42,22 +42,6 @@ def with_past(source: Source) -> Source:
     )
     described = describe(whole, make(whole, 1, _PROBE, np.random.default_rng(0)))
     return described.replace(notes=source.notes)
-
-
-def check_generates(source: Source, hint: str) -> None:
-    """Raises: ModelError, with this hint, for a model that does not write text token by token."""
-    module: Any = source.module
-    if source.form != "torch" or not hasattr(module, "can_generate"):
-        raise ModelError(f"{source.name} is no transformers model, so its cache is not known", hint=hint)
-    needed = {"past_key_values", "attention_mask"}
-    if not module.can_generate() or not needed <= set(inspect.signature(module.forward).parameters):
-        raise ModelError(f"{source.name} ({type(module).__name__}) does not generate text token by token",
-                         hint=f"{hint}, or choose the head that does, such as --task causal-lm")  # fmt: skip
-
-
-def two_texts(source: Source) -> bool:
-    """Whether it reads one text and writes another."""
-    return any(s.name == "decoder_input_ids" for s in source.inputs)
 
 
 def takes_positions(module: Any) -> bool:
@@ -83,12 +67,12 @@ def _with_past(module: Any, names: list[str]) -> Any:
     places = ("position_ids",) if takes_positions(module) else ()
 
     def forward(self: Any, input_ids: Any, attention_mask: Any, **given: Any) -> dict[str, Any]:
-        cache = _cache({name: given[name] for name in names})
+        cache = plain_cache({name: given[name] for name in names})
         out = base.forward(
             self, input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True,
             return_dict=True, **{name: given[name] for name in places},
         )  # fmt: skip
-        return {"logits": out.logits, **_named(out.past_key_values, "present", names)}
+        return {"logits": out.logits, **tensors_of(out.past_key_values, present(names))}
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .openers import STEP, fast_module, torch_threads
+from ..backends.generation.session import STEP
+from .openers import fast_module, torch_threads
 from .workers import resolve
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.generation.session import STEP
 from .workers import resolve
 
 Arrays = dict[str, np.ndarray]
-STEP, FIRST_KEYS = "step", "past_key_0"
+FIRST_KEYS = "past_key_0"
 Run = Callable[[], Callable[[], Iterable[tuple[str, np.ndarray]]]]
 Begin = Callable[[], Run]
 

@@ -91,8 +91,7 @@ def cannot(name: str, form: str) -> str | None:
     return None
 
 
-# What is in no extra of ours: it is compiled from C++ for minutes.
-_ELSEWHERE = {"llama_cpp": "llama-cpp-python"}
+_ELSEWHERE = {"llama_cpp": "'tundish[llama]'"}  # the extra that it is in, where that is another
 _FORMS = {"torch": "a torch module", "onnx": "an ONNX file"}
 
 

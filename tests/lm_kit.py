@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from generation_kit import recomputing
-
-from tundish.backends.generation.generator import STEP
 from tundish.profiler.evaluation import answers
 
 VOCAB, LONGEST = 384, 1024
@@ -52,8 +50,20 @@ def save_lm(path: Path) -> Path:
     return path
 
 
-def generating(bundle: Any) -> Any:
-    """The bundle, which generates by its step where it has one, else by computing everything anew."""
-    if STEP not in bundle.entries:
-        bundle.__dict__["generator"] = recomputing(bundle)
-    return bundle
+def compared(mine: Mapping[str, Any], torchs: Mapping[str, Any], tolerance: float = 1e-3) -> int:
+    """Two evaluations are the same; how many log-likelihoods and texts were held against one another."""
+    held = 0
+    assert [(r["task"], r["metric"], r["items"]) for r in mine["rows"]] == [
+        (r["task"], r["metric"], r["items"]) for r in torchs["rows"]
+    ]
+    for task, samples in torchs["samples"].items():
+        for one, other in zip(mine["samples"][task], samples, strict=True):
+            assert one["arguments"] == other["arguments"]
+            for (answer,), (expected,) in zip(one["resps"], other["resps"], strict=True):
+                held += 1
+                if isinstance(expected, str):
+                    assert answer == expected
+                else:
+                    assert abs(answer[0] - expected[0]) <= tolerance and answer[1] == expected[1]
+    assert [r["value"] for r in mine["rows"]] == [r["value"] for r in torchs["rows"]]
+    return held

@@ -41,9 +41,14 @@ def whole(module: Any, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return module(**tensors, use_cache=False).logits.numpy()
 
 
-def answered(folder: Path, ids: np.ndarray, mask: np.ndarray, new: np.ndarray, chunks: Sequence[int]) -> np.ndarray:
-    """Logits [batch, new, vocab] of an encoder-decoder that reads `ids` once and its own text in chunks."""
-    encoder, decoder = (session(folder, f"{name}.onnx") for name in ("encoder_model", "decoder_model_merged"))
+def answered(
+    folder: Path, ids: np.ndarray, mask: np.ndarray, new: np.ndarray, chunks: Sequence[int], ending: str = ""
+) -> np.ndarray:
+    """Logits [batch, new, vocab] of an encoder-decoder that reads `ids` once and its own text in chunks.
+
+    ending: what the files' names have for the format of their weights.
+    """
+    encoder, decoder = (session(folder, f"{name}{ending}.onnx") for name in ("encoder_model", "decoder_model_merged"))
     (states,) = encoder.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})
     given = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
     names = [o.name for o in decoder.get_outputs()]

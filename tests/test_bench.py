@@ -51,6 +51,7 @@ def test_a_bundle_without_its_original(command: Command, made: Path) -> None:
         ("bench bert-tiny --threads 4000", ["cores for this process", "--threads 4000"]),
         ("bench bert-tiny --past 4", ["a prefill has no past", "--phase decode"]),
         ("bench bert-tiny --phase frob", ["there is no phase 'frob'"]),
+        ("bench bert-tiny --phase generate", ["there is no phase 'generate'", "one of prefill, decode"]),
         ("bench bert-tiny --seq 65", ["bert-tiny takes at most 64 positions"]),
         ("bench bert-tiny --phase decode", ["does not generate text"]),
         ("bench no-such-model", ["is no model"]),

@@ -14,7 +14,7 @@ import torch
 
 import tundish
 from tundish.exporting import export_with_past
-from tundish.ir.diagnostics import BuildError, CaptureError, TundishError
+from tundish.ir.diagnostics import BuildError, CaptureError, CompileError, TundishError
 from tundish.models.open import open_model
 from tundish.work import Asked
 
@@ -151,6 +151,34 @@ def test_configs_say_what_the_graph_is(llama):
     assert {p.replace("%d", str(i)) for p in patterns for i in range(decoder["num_hidden_layers"])} == names
     assert (decoder["num_key_value_heads"], decoder["head_size"]) == (2, 8)
     assert set(made["files"]) == {str(p.relative_to(llama)) for p in llama.rglob("*.*") if p.name != "tundish.json"}
+
+
+@pytest.mark.parametrize(("weights", "dtype", "ending"), [("int8", "q8", "_quantized"), ("int4", "q4", "_q4")])
+def test_few_bits_under_the_names_that_loaders_look_for(weights, dtype, ending, tmp_path):
+    """They answer as a bundle of such weights, but where rounding activations goes the other way by a hair; the head
+    and the embedding that is tied to it are one array."""
+    row = tundish.export("gpt2-tiny", tmp_path / "m", with_past=True, weights=weights)
+    bundle = tundish.compile("gpt2-tiny", tmp_path / "b", weights=weights, phase="prefill")
+    file = f"model{ending}.onnx"
+    assert row["file"] == str(tmp_path / f"m/onnx/{file}")
+    ids, mask = past_kit.rows(2, 12, 0)
+    want = bundle.run({"input_ids": ids, "attention_mask": mask})["logits"]
+    got = past_kit.in_chunks(past_kit.session(tmp_path / "m", file), ids, mask, (6, 5, 1))
+    apart = np.linalg.norm(got - want, axis=-1) / np.linalg.norm(want, axis=-1)
+    assert np.median(apart) < 1e-5 and apart.max() < 0.05
+    config, genai = (json.loads((tmp_path / f"m/{name}.json").read_text()) for name in ("config", "genai_config"))
+    assert config["transformers.js_config"] == {"dtype": dtype, "use_external_data_format": {file: 0}}
+    assert genai["model"]["decoder"]["filename"] == f"onnx/{file}"
+    ops = {n.op_type for n in onnx.load(tmp_path / "m/onnx" / file).graph.node}
+    assert {"MatMulNBits", "GatherBlockQuantized"} <= ops
+
+
+def test_few_bits_in_standard_ops_are_refused_before_the_model_is_opened(tmp_path):
+    with pytest.raises(CompileError, match="no kernels for int4 weights"):
+        tundish.export("no-such-model", tmp_path / "m", with_past=True, weights="int4", portable=True)
+    with pytest.raises(CompileError, match="there is no weight format 'q4'"):
+        tundish.export("no-such-model", tmp_path / "m", with_past=True, weights="q4")
+    assert not (tmp_path / "m").exists()
 
 
 def test_weights_too_large_for_the_file_lie_where_transformers_js_looks(monkeypatch, tmp_path):

@@ -68,6 +68,31 @@ def test_a_prompt_from_stdin(
     refused(command("generate", talking, "-"), "prompt is empty")
 
 
+def test_letters_that_stdout_does_not_take(talking: Path) -> None:
+    asked = [sys.executable, "-m", "tundish", "generate", str(talking), "Grüße 🙂 東京", "--max-new-tokens", "24"]
+    plain, narrow = (
+        subprocess.run(asked, capture_output=True, env={**environment(), "PYTHONIOENCODING": coding})
+        for coding in ("utf-8", "ascii")
+    )
+    assert plain.returncode == narrow.returncode == 0, narrow.stderr
+    wanted = plain.stdout.decode()
+    assert narrow.stdout == wanted.encode("ascii", "backslashreplace") != plain.stdout
+
+
+def test_no_stdin_and_a_reader_that_leaves(talking: Path) -> None:
+    base = [sys.executable, "-m", "tundish", "generate", str(talking)]
+    closed = subprocess.run(
+        [*base, "-"], capture_output=True, text=True, env=environment(), preexec_fn=lambda: os.close(0)
+    )
+    assert closed.returncode == 2 and closed.stderr == "tundish: there is no stdin to read the prompt from\n"
+    with subprocess.Popen([*base, "a", "--stream", "--max-new-tokens", "250"], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env=environment()) as left:  # fmt: skip
+        assert left.stdout is not None and left.stderr is not None
+        left.stdout.read(1)
+        left.stdout.close()
+        assert left.stderr.read() == b"" and left.wait() == 141
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -96,6 +121,26 @@ def test_what_cannot_be(command: Command, talking: Path, asked: list[str], said:
 
 def test_a_model_that_writes_no_text(command: Command, made: Path) -> None:
     refused(command("generate", made / "bert.tundish", "a"), "cannot generate")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("bert-tiny", "does not generate text token by token"),
+        ("transformer-tiny", "no transformers model"),
+        ("graph.tir", "is a captured graph"),
+        ("model.onnx", "is a captured graph"),
+    ],
+)
+def test_a_model_that_writes_no_text_is_not_compiled_first(
+    command: Command, made: Path, monkeypatch: pytest.MonkeyPatch, model: str, said: str
+) -> None:  # fmt: skip
+    def compile(*args: Any, **options: Any) -> Any:
+        raise AssertionError("it was compiled")
+
+    monkeypatch.setattr(api, "compile", compile)
+    shutil.copytree(made / "bert.tir", "graph.tir")
+    refused(command("generate", model, "a"), said, "give a decoder")
 
 
 @pytest.fixture

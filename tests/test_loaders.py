@@ -81,3 +81,32 @@ def test_real_text_in_all_loaders(tmp_path):
     assert tokenizer.decode(wanted[0]).startswith("The capital of France is Paris")
     for loader in FAMILIES:
         assert loader_kit.answers(loader, {str(tmp_path / "m"): rows}) == {str(tmp_path / "m"): [wanted]}, loader
+
+
+def likeliest(folder: Path, ending: str, row: dict[str, Any], answer: list[list[int]], two: bool) -> list[list[int]]:
+    """What plain ONNX Runtime says is the likeliest next token at each place that a loader has filled."""
+    ids, mask, texts = np.array(row["ids"]), np.array(row["mask"]), np.array(answer)
+    if two:
+        logits = past_kit.answered(folder, ids, mask, texts, (1,) * texts.shape[1], ending)
+    else:
+        whole = np.concatenate([mask, np.ones((len(ids), NEW), np.int64)], axis=1)
+        chunks = (ids.shape[1], *(1,) * NEW)
+        logits = past_kit.in_chunks(past_kit.session(folder, f"model{ending}.onnx"), texts, whole, chunks)
+    return logits[:, -NEW - 1 : -1].argmax(-1).tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("weights", "ending"), [("int8", "_quantized"), ("int4", "_q4")])
+@pytest.mark.parametrize("loader", list(FAMILIES))
+def test_weights_in_few_bits(loader, weights, ending, tmp_path):
+    """Each loader finds the file by itself, and takes the token that is likeliest by it."""
+    asked = {}
+    for name in ("shakespeare", *TWO_TEXTS[: loader != "genai"]):
+        folder = tmp_path / name
+        tundish.export(name, folder, with_past=True, weights=weights)
+        asked[str(folder)] = asked_of(folder, open_model(name).vocab_size, padded=True)
+    for folder, answers in loader_kit.answers(loader, asked).items():
+        two = "shakespeare" not in folder
+        for row, answer in zip(asked[folder], answers, strict=True):
+            wanted = likeliest(Path(folder), ending, row, answer, two)
+            assert [text[-NEW:] for text in answer] == wanted, (folder, row)

@@ -25,7 +25,7 @@ AT_ROOT = {
     "cli_generating.py", "generating.py",
     "cli_profiling.py", "contests.py", "measuring.py", "profiling.py", "steps.py", "work.py", "cli_tuning.py",
     "tuning.py",
-    "cli_evaluating.py", "evaluating.py", "exporting.py", "weight_formats.py",
+    "cli_evaluating.py", "evaluating.py", "exporting.py", "originals.py", "weight_formats.py",
 }  # fmt: skip
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {
@@ -85,6 +85,11 @@ def test_every_package_has_an_init_with_a_docstring():
 def test_nothing_else_lies_at_the_root():
     """Every module at the root lands in the wheel, so tests' helpers must not lie there."""
     assert {p.name for p in ROOT.glob("*.py")} == AT_ROOT
+
+
+def test_types_are_checked_in_every_file_at_the_root():
+    checked = {name.removeprefix("tundish.") for name in PROJECT["tool"]["mypy"]["modules"]}
+    assert {name.removesuffix(".py") for name in AT_ROOT} - {"__init__"} == checked - {"tundish"}
 
 
 def test_every_import_is_declared():

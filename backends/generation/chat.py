@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...ir.diagnostics import LoadError, RunError
+from ...ir.diagnostics import LoadError, RunError, first_line
 from .tokens import CONFIG, TextTokens
 
 TEMPLATE = "chat_template.jinja"
@@ -37,9 +37,9 @@ class ChatTemplate:
         try:
             return str(self._template.render(messages=plain, add_generation_prompt=add_generation_prompt, **given))
         except TooLarge as error:
-            raise RunError("the chat template goes on without end", found=_line(error)) from error
+            raise RunError("the chat template goes on without end", found=first_line(error)) from error
         except Exception as error:  # a foreign template may fail in any way
-            raise RunError("the chat template does not take these messages", found=_line(error)) from error
+            raise RunError("the chat template does not take these messages", found=first_line(error)) from error
 
 
 @lru_cache(maxsize=16)
@@ -52,7 +52,7 @@ def _compiled(source: str) -> tuple[Any, Any]:
     try:
         return sandbox, sandbox.template(source)
     except Exception as error:  # jinja2's own errors, and what deep nesting does to Python's compiler
-        raise LoadError("the chat template is broken", found=_line(error)) from error
+        raise LoadError("the chat template is broken", found=first_line(error)) from error
 
 
 def checked_messages(messages: Any) -> list[Message]:
@@ -98,7 +98,3 @@ def end_of_turn(template: ChatTemplate, tokens: TextTokens) -> int | None:
         return None
     following = tokens.encode(behind, special=False)[:1] if mark and behind else []
     return following[0] if following and following[0] in tokens.special_ids else None
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

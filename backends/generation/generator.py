@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,16 +12,19 @@ import msgspec
 
 from ...ir.diagnostics import LoadError, RunError
 from .chat import ChatTemplate, Message, checked_messages, end_of_turn, template_of
+from .constraints import constraints_of
 from .loop import Generated, Generation, OpenSession, Piece, room
 from .options import GenerationOptions
 from .prefixes import PrefixStore
 from .prompts import as_rows
+from .seq2seq import Seq2SeqOpener, is_seq2seq
+from .session import STEP, Session
 from .tokens import TOKENIZER, TextTokens
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-STEP = "step"
+WHY_NOT = "it will not generate"  # how a note of a bundle begins that says so
 _FIRST_ROOM = 2048  # tokens of a conversation; it grows
 _OPTIONS = frozenset(f.name for f in fields(GenerationOptions))
 Heard = Callable[[Piece], None]
@@ -30,8 +33,8 @@ Heard = Callable[[Piece], None]
 class Window(msgspec.Struct, frozen=True):
     """What layers with a sliding window keep of a token."""
 
-    window: int
-    bytes_per_token: int = 0
+    window: Annotated[int, msgspec.Meta(ge=1)]
+    bytes_per_token: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Info(msgspec.Struct, frozen=True):
@@ -41,6 +44,13 @@ class Info(msgspec.Struct, frozen=True):
     context: Annotated[int, msgspec.Meta(ge=1)] | None = None
     windows: list[Window] = []
     eos: list[int] = []
+    decoder_start: int | None = None
+    forced_bos: int | None = None
+    forced_eos: int | None = None
+    suppressed: list[int] = []
+    min_new_tokens: int = 0
+    max_new_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    no_repeat_ngram: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Generator:
@@ -53,7 +63,9 @@ class Generator:
     def __init__(self, bundle: Bundle, open_session: OpenSession | None = None, threads: int | None = None) -> None:
         self.bundle, self.threads = bundle, threads
         if open_session is None and STEP not in bundle.entries:
+            said = [str(note) for note in bundle.manifest.info.get("notes") or () if str(note).startswith(WHY_NOT)]
             raise RunError(f"this bundle cannot generate: {bundle.manifest.name} has no entry {STEP!r}",
+                           found=said[0] if said else "",
                            hint="compile a model that writes text, without --phase and --packed")  # fmt: skip
         self._open_session = open_session
         self.prefixes = PrefixStore()
@@ -62,8 +74,6 @@ class Generator:
         """A new session. Raises: RunError where the sizes do not fit."""
         if self._open_session is not None:
             return self._open_session(rows, capacity)
-        from .session import Session
-
         return Session(self.bundle, rows, capacity, self.threads)
 
     # -- what the bundle says -------------------------------------------------------------------------------
@@ -98,8 +108,10 @@ class Generator:
 
     @property
     def context(self) -> int | None:
-        """The longest text that the model takes; None where nothing limits it."""
-        return self.info["context"]  # type: ignore[no-any-return]
+        """The longest text that the model, or its step, takes; None where nothing limits it."""
+        entry = self.bundle.entries.get(STEP)
+        built = None if entry is None else entry.symbols.get("capacity", (1, None))[1]
+        return min((x for x in (self.info["context"], built) if x is not None), default=None)
 
     @property
     def kv_bytes_per_token(self) -> int | None:
@@ -176,6 +188,7 @@ class Generator:
 
     def chat(self, system: str | None = None, **asked: Any) -> Chat:
         """A conversation that begins with `system`."""
+        self._check_chats()
         return Chat(self, system, asked)
 
     def tokens_of(self, messages: Sequence[Message]) -> list[int]:
@@ -193,6 +206,7 @@ class Generator:
             return of_chat([{"role": "user", "content": text}])
 
         def of_chat(messages: Sequence[Message]) -> list[int]:
+            self._check_chats()
             found.append(True)
             return self.tokens_of([*opening, *checked_messages(messages)])
 
@@ -204,15 +218,42 @@ class Generator:
             raise RunError("token ids are no chat", hint="give a text or messages, or leave out chat and system")
         return rows, single, bool(found)
 
+    def _check_chats(self) -> None:
+        if is_seq2seq(self.bundle):
+            raise RunError(f"{self.bundle.manifest.name} reads one text and writes another; it does not chat",
+                           hint="leave out --chat and --system, and write the prompt in full")  # fmt: skip
+
     def _generation(
         self, rows: list[list[int]], options: GenerationOptions, chats: bool, seed: int, first_row: int,
         **more: Any,
     ) -> Generation:  # fmt: skip
+        if is_seq2seq(self.bundle):
+            return self._written(rows, options, seed, first_row)
         return Generation(
-            rows, options, self.open_session, seed=seed, first_row=first_row,
-            eos=self.eos_of_chat if chats else self.eos, text=self.text if self.has_text else None,
-            context=self.context, store=self.prefixes, kv_bytes_per_token=self.kv_bytes_per_token, **more,
+            rows, options, self.open_session, eos=self.eos_of_chat if chats else self.eos, store=self.prefixes,
+            **self._common(seed, first_row), **more,
         )  # fmt: skip
+
+    def _written(self, rows: list[list[int]], options: GenerationOptions, seed: int, first_row: int) -> Generation:
+        """As an encoder-decoder does it: it reads the rows, and what follows a first token is written anew."""
+        start, longest = self.info["decoder_start"], self.info["max_new_tokens"]
+        if start is None:
+            raise RunError(f"nothing says how the decoder of {self.bundle.manifest.name} begins",
+                           hint="its generation_config.json names a decoder_start_token_id")  # fmt: skip
+        if options.max_new_tokens is None and longest is not None:
+            fit = (options.capacity or self.context or longest + 1) - 1
+            options = replace(options, max_new_tokens=max(1, min(longest, fit)))
+        return Generation(
+            [[start] for _ in rows], options, self._open_session or Seq2SeqOpener(self.bundle, rows, self.threads),
+            eos=self.eos, read=[len(row) for row in rows],
+            rules=lambda new: constraints_of(self.info, self.eos, new), **self._common(seed, first_row),
+        )  # fmt: skip
+
+    def _common(self, seed: int, first_row: int) -> dict[str, Any]:
+        return {
+            "seed": seed, "first_row": first_row, "text": self.text if self.has_text else None,
+            "context": self.context, "kv_bytes_per_token": self.kv_bytes_per_token,
+        }  # fmt: skip
 
     def _check_rows(self, rows: int) -> None:
         if self.most_rows is not None and rows > self.most_rows:
@@ -232,6 +273,7 @@ class Chat:
         self._session: Any = None
         self._held: list[int] = []
         self._turns: list[Message] = []
+        self._begun: Generation | None = None
 
     def say(self, text: str, on_piece: Heard | None = None, **asked: Any) -> Generated:
         """The assistant's answer. Raises: RunError where the conversation has grown too long for the model."""
@@ -244,11 +286,14 @@ class Chat:
         if not text:
             raise RunError("the prompt is empty")
         options = options_of({**self._asked, **asked})
+        if self._begun is not None:  # perhaps left before its end, and never taken
+            self._session, self._held = self._begun.held
         self._turns = [*self.messages, {"role": "user", "content": text}]
         tokens, owner = self._generator.tokens_of(self._turns), self._generator
         self._make_room(room(len(tokens), options, owner.context)[1])
         given = {"session": self._session, "held": self._held}
-        return owner._generation([tokens], options, True, _seed(options), 0, **given)
+        self._begun = owner._generation([tokens], options, True, _seed(options), 0, **given)
+        return self._begun
 
     def _make_room(self, needed: int) -> None:
         """A session for `needed` tokens and, as far as the model takes them, for turns to come."""
@@ -264,7 +309,6 @@ class Chat:
     def end(self, generation: Generation) -> Generated:
         """Takes an answer, as far as it came, into the conversation."""
         (result,) = generation.results
-        self._session, self._held = generation.held
         self.messages = [*self._turns, {"role": "assistant", "content": result.text}]
         return result
 

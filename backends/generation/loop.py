@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...ir.diagnostics import RunError
+from .constraints import FREE, Constraints
 from .options import DEFAULT_NEW_TOKENS, GenerationOptions
 from .prefixes import SHORTEST, Match, PrefixStore, common_length
 from .sampling import Sampler
@@ -107,6 +108,7 @@ class _Row:
         self.tokens = np.zeros(len(prompt) + new, np.int64)
         self.tokens[: len(prompt)] = prompt
         self.length, self.reused, self.reason = len(prompt), 0, ""
+        self.read = len(prompt)
         self.first_at: float | None = None
         self.last_at: float | None = None
         self.text: str | None = None if text is None else ""
@@ -117,9 +119,11 @@ class _Row:
     def new(self) -> list[int]:
         return [int(t) for t in self.tokens[len(self.prompt) : self.length]]
 
-    def take(self, logits: np.ndarray, eos: frozenset[int], stops: frozenset[int]) -> Piece:
-        """Chooses the next token. logits: [vocab]."""
-        token = self.sampler.choose(logits, self.tokens[: self.length])
+    def take(self, logits: np.ndarray, eos: frozenset[int], stops: frozenset[int], rules: Constraints) -> Piece:
+        """Chooses the next token, where its place does not force one. logits: [vocab]."""
+        place, so_far = self.length - len(self.prompt), self.tokens[: self.length]
+        forced = rules.forced.get(place)
+        token = self.sampler.choose(rules.allowed(logits, so_far, place), so_far) if forced is None else forced
         self.tokens[self.length] = token
         self.length += 1
         self.last_at = perf_counter()
@@ -159,6 +163,8 @@ class Generation:
     eos:       the tokens with which the model ends a text.
     text:      the tokenizer; without one there is no text, and no stop strings can be found.
     store:     where to look for, and keep, prefixes.
+    read:      how many tokens each row's prompt has, where an encoder has read it and the rows are what follows.
+    rules:     what may stand where among the new tokens, given how many there will be at most.
     session:   one whose row 0 holds `held` already, in place of a new one; for a single prompt.
     Raises: RunError where prompts and new tokens do not fit.
     """
@@ -167,7 +173,8 @@ class Generation:
         self, prompts: Sequence[Sequence[int]], options: GenerationOptions, open_session: OpenSession, *,
         seed: int = 0, first_row: int = 0, eos: frozenset[int] = frozenset(), text: TextTokens | None = None,
         context: int | None = None, store: PrefixStore | None = None, session: Reads | None = None,
-        held: Sequence[int] = (), kv_bytes_per_token: int | None = None,
+        held: Sequence[int] = (), kv_bytes_per_token: int | None = None, read: Sequence[int] = (),
+        rules: Callable[[int], Constraints] = lambda new: FREE,
     ) -> None:  # fmt: skip
         self._new, self.capacity = room(max(map(len, prompts)), options, context)
         if options.stop and text is None:
@@ -180,6 +187,9 @@ class Generation:
             _Row(first_row + i, p, self._new, Sampler(options, seed, first_row + i), text, options.stop)
             for i, p in enumerate(prompts)
         ]
+        for row, count in zip(self._rows, read, strict=False):
+            row.read = count
+        self._rules = rules(self._new)
         self._session, self._held, self._began = session, np.asarray(held, np.int64), 0.0
         self._pieces = self._run()
 
@@ -204,6 +214,8 @@ class Generation:
         """The session and the tokens that its row 0 holds, where there is a single row."""
         if self._session is None or self._session.rows != 1:
             return None, []
+        if not self._began:
+            return self._session, [int(t) for t in self._held]
         (row,) = self._rows
         return self._session, [int(t) for t in row.tokens[: int(self._session.lengths[0])]]
 
@@ -211,7 +223,7 @@ class Generation:
         new, first, last = row.new, row.first_at, row.last_at
         spent = last - first if first is not None and last is not None else 0.0
         return Generated(
-            text=row.text, tokens=new, finish_reason=row.reason or "interrupted", prompt_tokens=len(row.prompt),
+            text=row.text, tokens=new, finish_reason=row.reason or "interrupted", prompt_tokens=row.read,
             reused_tokens=row.reused, time_to_first_token_s=None if first is None else first - self._began,
             tokens_per_s=(len(new) - 1) / spent if len(new) > 1 and spent > 0 else None, seed=self.seed,
             sampled=self._options.chosen_temperature > 0, kv_bytes_per_token=self._kv_bytes,
@@ -226,7 +238,7 @@ class Generation:
         while True:
             for i, row in enumerate(busy):
                 if not row.reason:
-                    yield row.take(logits[i], self._eos, self._stop_tokens)
+                    yield row.take(logits[i], self._eos, self._stop_tokens, self._rules)
             left = [row for row in busy if not row.reason]
             if not left:
                 return
@@ -269,14 +281,14 @@ class Generation:
         """Brings a row of the session to the longest beginning of its prompt that is known."""
         known = row.prompt[:-1]  # the last token is read, for its logits
         if int(session.lengths[i]):
-            row.reused = _rewound(session, i, common_length(self._held, np.asarray(known)))
+            row.reused = rewound(session, i, common_length(self._held, np.asarray(known)))
         found = self._stored(row)
         if found is None or self._store is None or found.common <= row.reused:
             return
         if found.saved.length > session.capacity:
             return
         session.restore(i, found.saved)
-        row.reused = _rewound(session, i, found.common)
+        row.reused = rewound(session, i, found.common)
         if row.reused:
             return
         # A window has slid past what is common: it is read, and kept apart for the next one.
@@ -308,7 +320,7 @@ class Generation:
         session.read([tokens if k == i else () for k in range(session.rows)])
 
 
-def _rewound(session: Reads, row: int, length: int) -> int:
+def rewound(session: Reads, row: int, length: int) -> int:
     """Brings a row back to its first `length` tokens, or to none where a window has slid past them."""
     try:
         session.rewind(row, length)

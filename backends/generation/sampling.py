@@ -17,7 +17,9 @@ def processed(logits: np.ndarray, seen: np.ndarray, options: GenerationOptions) 
     Sources: Fan et al. 2018, "Hierarchical Neural Story Generation" (top-k); Holtzman et al. 2020, "The Curious Case of
     Neural Text Degeneration" (top-p); Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling" (min-p).
     """
-    scores = penalised(logits, seen, options.repetition_penalty) / (options.chosen_temperature or 1.0)
+    scores = penalised(logits, seen, options.repetition_penalty)
+    with np.errstate(over="ignore"):  # of the likeliest alone the difference is 0 at any temperature
+        scores = (scores - scores.max()) / (options.chosen_temperature or 1.0)
     tokens = np.arange(len(scores))
     if 0 < options.top_k < len(scores):
         edge = np.partition(scores, -options.top_k)[-options.top_k]
@@ -50,7 +52,8 @@ def _check_number(highest: float) -> None:
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
-    odds = np.exp(scores - scores.max())
+    """Of scores whose highest is 0."""
+    odds = np.exp(scores)
     total: np.ndarray = odds / odds.sum()
     return total
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from .caches import Prefix, allocate
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-STEP = "step"
+STEP, ENCODE = "step", "encode"
 SLACK = 256  # places of a window's cache beyond the window, so that it need not slide at every token
 PADDING = 1.5  # prompts are read together where that computes at most so many times their tokens
 Tokens = Sequence[int]
@@ -26,14 +26,20 @@ Tokens = Sequence[int]
 class Session:
     """rows texts of at most `capacity` tokens each.
 
+    read_only: inputs of the step, [rows, ...] each, that hold something of a row which no step changes.
     lengths: [rows], the tokens in each row's caches. vocab: how many ids there are. bytes: of all caches when full.
     Raises: RunError where the bundle cannot generate, or the sizes do not fit it or the machine.
     """
 
-    def __init__(self, bundle: Bundle, rows: int, capacity: int, threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, rows: int, capacity: int, threads: int | None = None,
+        read_only: Mapping[str, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
         if STEP not in bundle.entries:
             raise RunError(f"{bundle.manifest.name} cannot generate: it has no entry {STEP!r}",
                            hint="compile a model that writes text, without --phase")  # fmt: skip
+        if ENCODE in bundle.entries and read_only is None:
+            raise RunError(f"{bundle.manifest.name} reads one text and writes another; it does not go on from a text")
         self.rows, self.capacity = rows, capacity
         self._signature = bundle.entries[STEP]
         info = bundle.manifest.info.get("generation") or {}
@@ -44,19 +50,19 @@ class Session:
         if context is not None and capacity > int(context):
             raise RunError(f"the model takes {context} tokens of context, not {capacity}", hint="ask for fewer tokens")
         self._check(sizes)
-        self._caches = allocate(self._signature, sizes)
+        self._caches, self._read_only = allocate(self._signature, sizes), dict(read_only or {})
         self._windowed = {s.name for s in self._signature.inputs if "window_capacity" in s.shape}
         self.lengths = np.zeros(rows, np.int64)
         self._window_lengths = np.zeros(rows, np.int64)
         self._runner = bundle.runner(threads)
-        self._all = self._runner.bind(STEP, self._caches)
+        self._all = self._runner.bind(STEP, self._caches | self._read_only)
         self._alone: dict[int, Any] = {}
         self.vocab = int(self._signature.outputs[0].shape[-1])
 
     @property
     def bytes(self) -> int:
         """Of all caches, when they are full."""
-        return sum(a.nbytes for a in self._caches.values())
+        return sum(a.nbytes for a in (self._caches | self._read_only).values())
 
     def read(self, tokens: Sequence[Tokens]) -> np.ndarray:
         """Appends tokens[i] to row i, perhaps none; the logits after each row's last new token, f32 [rows, vocab].
@@ -189,7 +195,8 @@ class Session:
             self._slide(i, width)
         at = np.minimum(self.lengths, self.capacity - width)  # a full row has an end that nothing follows
         windows = np.minimum(self._window_lengths, max(0, self._window_capacity - width))
-        found = self._run(self._all, ids, at, windows, np.zeros(1, np.int64) if wanted is None else wanted)
+        select = np.zeros(1, np.int64) if wanted is None else wanted
+        found = self._run(self._all, ids, at, windows, select, slice(None))
         for i in busy:
             self._advance(i, len(texts[i]))
         return found
@@ -197,16 +204,19 @@ class Session:
     def _one(self, row: int, text: np.ndarray, select: np.ndarray) -> np.ndarray:
         """One run of one row, [wanted, vocab]."""
         if row not in self._alone:
-            held = {name: a[row : row + 1] for name, a in self._caches.items()}
+            held = {name: a[row : row + 1] for name, a in (self._caches | self._read_only).items()}
             self._alone[row] = self._all if self.rows == 1 else self._runner.bind(STEP, held)
         self._slide(row, len(text))
         own = slice(row, row + 1)
-        found = self._run(self._alone[row], text[None], self.lengths[own], self._window_lengths[own], select)
+        found = self._run(self._alone[row], text[None], self.lengths[own], self._window_lengths[own], select, own)
         self._advance(row, len(text))
         return np.asarray(found[0])
 
-    def _run(self, bound: Any, ids: np.ndarray, at: np.ndarray, windows: np.ndarray, select: np.ndarray) -> np.ndarray:
+    def _run(
+        self, bound: Any, ids: np.ndarray, at: np.ndarray, windows: np.ndarray, select: np.ndarray, own: slice
+    ) -> np.ndarray:
         given = {"input_ids": ids, "position": at, "window_position": windows, "select": select}
+        given |= {name: array[own] for name, array in self._read_only.items()}
         taken = {s.name: given[s.name] for s in self._signature.inputs if s.name in given}
         logits: np.ndarray = bound.run(taken)["logits"]
         return logits if logits.dtype == np.float32 else logits.astype(np.float32)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...ir.diagnostics import LoadError, RunError
+from ...ir.diagnostics import LoadError, RunError, first_line
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -32,7 +32,7 @@ class TextTokens:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exceptions
-            raise LoadError(f"{TOKENIZER} of {folder.name} is broken", found=_line(error)) from error
+            raise LoadError(f"{TOKENIZER} of {folder.name} is broken", found=first_line(error)) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
@@ -42,9 +42,12 @@ class TextTokens:
         Raises: RunError where it cannot.
         """
         try:
+            text.encode()
             return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
-        except Exception as error:  # the library raises plain Exceptions; lone surrogates are no text to it
-            raise RunError("the text cannot be turned into tokens", found=_line(error)) from error
+        except UnicodeEncodeError as error:
+            raise RunError("the text cannot be turned into tokens", found="bytes that are no UTF-8") from error
+        except Exception as error:  # the library raises plain Exceptions
+            raise RunError("the text cannot be turned into tokens", found=first_line(error)) from error
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
@@ -63,12 +66,12 @@ class TextTokens:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The tokenizer's settings, empty where there is no file of them. Raises: LoadError where it is broken."""
-        return _object(self._folder / CONFIG)
+        return json_object(self._folder / CONFIG)
 
     @cached_property
     def named(self) -> Mapping[str, str]:
         """The special tokens by their roles: `eos_token` and the like."""
-        given = {**_object(self._folder / "special_tokens_map.json"), **self.config}
+        given = {**json_object(self._folder / "special_tokens_map.json"), **self.config}
         found = {name: _content(given.get(name)) for name in _NAMED}
         return {name: text for name, text in found.items() if text is not None}
 
@@ -113,14 +116,14 @@ class Detokenizer:
         return next((end for end in ends if _BROKEN not in self._tokens.decode(end)), ends[0])
 
 
-def _object(path: Path) -> Mapping[str, Any]:
+def json_object(path: Path) -> Mapping[str, Any]:
     """A JSON object from a file, empty where there is none. Raises: LoadError."""
     if not path.is_file():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise LoadError(f"{path.name} of {path.parent.name} is broken", found=_line(error)) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{path.name} of {path.parent.name} is broken", found=first_line(error)) from error
     if not isinstance(found, dict):
         raise LoadError(f"{path.name} of {path.parent.name} is broken", found="it holds no object")
     return found
@@ -130,7 +133,3 @@ def _content(token: Any) -> str | None:
     """A token as configs write it: a text, or an object that holds it."""
     text = token.get("content") if isinstance(token, Mapping) else token
     return text if isinstance(text, str) else None
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -26,7 +26,7 @@ BITS = {
 
 
 class OrtBound:
-    """One session and the arrays that its entry writes over.
+    """One session, the arrays that its entry writes over, and perhaps others that it reads and that stay the same.
 
     rowwise: the inputs that hold a place of each row, where the session takes several tokens of several rows only while
     all of those are 0; elsewhere the rows are run one by one.
@@ -34,14 +34,17 @@ class OrtBound:
 
     def __init__(self, session: Any, signature: Signature, held: Arrays, rowwise: tuple[str, ...] = ()) -> None:
         self._session, self._signature, self._rowwise = session, signature, rowwise
-        self._held = {name: held[name] for name in signature.aliases.values()}
+        self._held = {s.name: held[s.name] for s in signature.inputs if s.name in held}
         self._sizes = signature.sizes_of(self._held)
         self._given = [s for s in signature.inputs if s.name not in self._held]
+        read = [s for s in signature.inputs if s.name in set(held) - set(signature.aliases.values())]
+        self._old = {d for s in read for d in s.shape[1:] if isinstance(d, str)}  # sizes of what no run brings anew
         self._made = [s for s in signature.outputs if s.name not in signature.aliases]
         self._types = {s.name: s.type for s in self._made}
         self._binding = session.io_binding()
+        for name, array in self._held.items():
+            _bind(self._binding.bind_input, name, array)
         for output, name in signature.aliases.items():
-            _bind(self._binding.bind_input, name, self._held[name])
             _bind(self._binding.bind_output, output, self._held[name])
         self._rows: list[OrtBound] = []
         self._last: tuple[Any, ...] = ()  # the shapes and types of the inputs that are bound
@@ -83,7 +86,8 @@ class OrtBound:
         if not self._rowwise:
             return False
         places = [inputs[name] for name in self._rowwise]
-        several = any(inputs[s.name].ndim > 1 and min(inputs[s.name].shape[:2]) > 1 for s in self._given)
+        new = [s for s in self._given if len(s.shape) > 1 and s.shape[1] not in self._old]
+        several = any(min(inputs[s.name].shape[:2]) > 1 for s in new)
         return several and any(bool(p.any()) for p in places)
 
     def _one_by_one(self, inputs: Arrays) -> dict[str, np.ndarray]:

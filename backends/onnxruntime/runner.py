@@ -53,7 +53,7 @@ class OrtRunner:
             return {}  # ONNX Runtime takes no names for all of them
         aliases = self.built.entries[entry].aliases
         if aliases:
-            held = {name: np.array(inputs[name], order="C") for name in aliases.values()}
+            held = self._held(entry, inputs)
             answers = self.bind(entry, held).run(inputs) | {out: held[name] for out, name in aliases.items()}
             return {name: answers[name] for name in names}
         opened = self.session(file)
@@ -68,13 +68,21 @@ class OrtRunner:
         signature = known_entry(entry, self.built.entries)
         return self._bound(lambda file: self.session(file), entry, held, signature.sizes_of(held))
 
+    def _held(self, entry: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What one run holds: copies of what it writes over, and what other entries make and it only reads."""
+        signature = self.built.entries[entry]
+        made = {s.name for name, other in self.built.entries.items() if name != entry for s in other.outputs}
+        read = {s.name: np.asarray(inputs[s.name]) for s in signature.inputs if s.name in made}
+        return read | {name: np.array(inputs[name], order="C") for name in signature.aliases.values()}
+
     def _bound(self, opened: Callable[[str], Any], entry: str, held: Mapping[str, np.ndarray], sizes: Any) -> OrtBound:
         signature, variants = self.built.entries[entry], self._variants[entry]
         file = variants[choose(variants, sizes)].function
-        arrays = {name: held[name] for name in signature.aliases.values()}
-        odd = [n for n, a in arrays.items() if not (a.flags.c_contiguous and a.flags.writeable)]
+        written = list(signature.aliases.values())
+        odd = [n for n in written if not (held[n].flags.c_contiguous and held[n].flags.writeable)]
         if odd:
             raise RunError(f"{odd[0]!r} cannot be written over in place", hint="give a contiguous, writeable array")
+        arrays = {n: a for n, a in held.items() if n in written or a.flags.c_contiguous}
         return OrtBound(opened(file), signature, arrays, tuple(self._options.rowwise.get(entry, ())))
 
     def profile(self, entry: str, inputs: Mapping[str, np.ndarray], *, warmup: int, repeats: int) -> Profiled:
@@ -92,9 +100,8 @@ class OrtRunner:
             if not aliases:
                 return fed(opened, names, inputs)
             if id(opened) not in bound:
-                held = {name: np.array(inputs[name], order="C") for name in aliases.values()}
                 sizes = known_entry(entry, self.built.entries).bind(inputs)
-                bound[id(opened)] = self._bound(lambda _: opened, entry, held, sizes)
+                bound[id(opened)] = self._bound(lambda _: opened, entry, self._held(entry, inputs), sizes)
             return bound[id(opened)].run(inputs)
 
         if target != "cpu":

@@ -29,7 +29,7 @@ class CacheRoom:
 
 
 def cache_room(program: Program, entry: str, held: Collection[str], free_bytes: int) -> CacheRoom:
-    """held: the inputs that are caches. free_bytes: of memory, the weights taken off."""
+    """held: the inputs that are caches, or are kept beside them. free_bytes: of memory, the weights taken off."""
     graph = program.functions[entry]
     each: dict[str, int] = {}
     for value in graph.inputs:

@@ -66,7 +66,10 @@ def plan_memory(plan: Plan, task: Task) -> Plan:
         "sizes": sizes, "weights_bytes": weights, "inputs_bytes": inputs, "arena_bytes": biggest, "peak_bytes": peak,
         "arenas": arenas,
     }  # fmt: skip
-    found["caches"] = {n: cache_room(plan.program, n, set(held.values()), free) for n, held in plan.aliases.items()}
+    found["caches"] = {
+        n: cache_room(plan.program, n, {*held.values(), *_of_others(plan.program, n)}, free)
+        for n, held in plan.aliases.items()
+    }
     graphs = [plan.program.functions[name] for name in entries]
     used = {s for graph in graphs for v in graph.inputs for d in v.type.shape for s in dims.symbols(d)}
     at = ", ".join(f"{k} {v}" for k, v in sizes.items() if k in used) or "fixed sizes"
@@ -79,6 +82,11 @@ def plan_memory(plan: Plan, task: Task) -> Plan:
     for name in assumed(plan.program, task.ranges):
         notes.append(Note("memory", f"the range of {name} has no end: {sizes[name]} is assumed"))
     return plan.decide("memory", found, *notes)
+
+
+def _of_others(program: Program, entry: str) -> set[str]:
+    """What other entries give out: where this one takes it, it is kept from step to step, as an encoder's keys are."""
+    return {made for other in program.entries if other != entry for made in program.functions[other].output_names}
 
 
 def _spoken(size: int) -> str:

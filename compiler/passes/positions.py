@@ -93,6 +93,16 @@ OPPOSITE = {"ge": "lt", "lt": "ge", "gt": "le", "le": "gt"}  # of whole numbers
 
 def band(mask: Value, made_by: Producers, negated: bool = False) -> Band | None:
     """The band that a boolean mask is exactly, its axes of queries and keys spelt out; None where it is none."""
+    compared = _comparison(mask, made_by, negated)
+    if compared is None:
+        return None
+    order, left, right = compared
+    one, two = positions(left, made_by), positions(right, made_by)
+    return None if one is None or two is None else _ordered(order, one.plus(two, -1))
+
+
+def _comparison(mask: Value, made_by: Producers, negated: bool) -> tuple[str, Value, Value] | None:
+    """The order that a mask asks of two values of its own rank or less, through what only renames its axes."""
     node = made_by.get(mask)
     while node is not None and node.op.name in ("reshape", "expand", "not"):
         source = node.inputs[0]
@@ -102,11 +112,9 @@ def band(mask: Value, made_by: Producers, negated: bool = False) -> Band | None:
         node = made_by.get(source)
     if node is None or node.op.name not in OPPOSITE or node.output.type.rank < 2:
         return None
-    left, right = (None if v is None else positions(v, made_by) for v in node.inputs)
-    if left is None or right is None:
-        return None
-    difference = left.plus(right, -1)
-    return _ordered(OPPOSITE[node.op.name] if negated else node.op.name, difference)
+    left, right = node.inputs[:2]
+    assert left is not None and right is not None
+    return OPPOSITE[node.op.name] if negated else node.op.name, left, right
 
 
 def _ordered(order: str, difference: Positions) -> Band | None:
@@ -143,3 +151,42 @@ def sees_own(mask: Value, length: Dim, made_by: Producers, negated: bool = False
         return False
     low, high = found.low or 0, found.high or 0
     return isinstance(low, int) and isinstance(high, int) and low <= 0 <= high
+
+
+def rows_position(mask: Value, queries: Dim, keys: Dim, made_by: Producers, negated: bool = False) -> Value | None:
+    """p [rows], each row's own, where a mask says exactly: key <= p + query; None where it says anything else."""
+    compared = _comparison(mask, made_by, negated) if mask.type.shape[-2:] == (queries, keys) else None
+    if compared is None:
+        return None
+    order, left, right = compared
+    terms = [*_terms(left, 1, made_by), *_terms(right, -1, made_by)]
+    own = [(p, sign) for value, sign in terms if (p := _of_rows(value, made_by)) is not None]
+    if len(own) != 1:
+        return None
+    ((position, by),) = own
+    rest = Positions(0, 0, 0)
+    for value, sign in terms:
+        found = Positions(0, 0, 0) if _of_rows(value, made_by) is not None else positions(value, made_by)
+        if found is None:
+            return None
+        rest = rest.plus(found, sign * by)
+    if (rest.query, rest.key) != (1, -1):
+        return None
+    return position if _ordered(order if by == 1 else SWAPPED[order], rest) == Band(0, None) else None
+
+
+def _terms(value: Value, sign: int, made_by: Producers) -> list[tuple[Value, int]]:
+    """A sum as its terms, each with its sign."""
+    node = made_by.get(value)
+    if node is None or node.op.name not in ("add", "sub", "neg"):
+        return [(value, sign)]
+    signs = {"add": (sign, sign), "sub": (sign, -sign), "neg": (-sign,)}[node.op.name]
+    return [t for v, s in zip(node.inputs, signs, strict=True) if v is not None for t in _terms(v, s, made_by)]
+
+
+def _of_rows(value: Value, made_by: Producers) -> Value | None:
+    """The numbers [rows] that are spread over a mask [rows, heads, queries, keys], one for each row."""
+    node = made_by.get(value)
+    source = node.inputs[0] if node is not None and node.op.name == "reshape" else None
+    whole = source is not None and source.type.rank == 1 and source.type.dtype.is_int
+    return source if whole and value.type.shape == (*source.type.shape, 1, 1, 1) else None  # type: ignore[union-attr]

@@ -9,8 +9,9 @@ from ...ir.diagnostics import CompileError
 from ...ir.dtypes import DTYPES
 from ...ir.graph import Graph, Node, Program, Value, callee, producers, users
 from ..analysis import static_values
+from ..capabilities import Capabilities
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, notes_of
-from ..task import Task
+from ..task import Precision, Task
 from .hoist import hoisted
 from .raise_quantized import dequantized
 from .registry import rewrite
@@ -34,7 +35,7 @@ def quantize_weights(program: Program, task: Task) -> Rewritten:
     asked = task.precision.blocks
     if not asked:
         return Rewritten(program)
-    _check(task)
+    check_blocks(task.capabilities, task.precision)
     if asked == STORED:
         return _as_stored(program, task)
     static = static_values(program)
@@ -55,12 +56,16 @@ def _as_stored(program: Program, task: Task) -> Rewritten:
     return Rewritten(program)
 
 
-def _check(task: Task) -> None:
-    able, asked = task.capabilities, task.precision.blocks
-    if "quantized_matmul" not in able.ops:
-        raise CompileError(f"{able.backend} has no kernels for {asked} weights", hint="take --weights fp32 or bf16")
-    if able.blocks is not None and DTYPES[task.precision.compute].bits < 32:
-        raise CompileError(f"{able.backend} computes with {asked} weights in fp32 only",
+def check_blocks(able: Capabilities, asked: Precision) -> None:
+    """Cheap, so that it can be asked before a model is opened.
+
+    Raises: CompileError where the backend has no kernels for weights in blocks, or none for this computation.
+    """
+    if asked.blocks and "quantized_matmul" not in able.ops:
+        raise CompileError(f"{able.backend} has no kernels for {asked.blocks} weights",
+                           hint="take --weights fp32 or bf16")  # fmt: skip
+    if asked.blocks and able.blocks is not None and DTYPES[asked.compute].bits < 32:
+        raise CompileError(f"{able.backend} computes with {asked.blocks} weights in fp32 only",
                            hint="leave --precision out, or take --weights fp32")  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from ...ir.graph import Graph, Node, Program, Value, producers
 from ..pattern import Match, Producers, Rule, rule
 from ..rewriting import Event, Rewritten, apply_rules, as_rank, pad_rank, rewrite_graphs
 from ..task import Task
-from .clean_moves import drop_transpose, merge_reshapes, merge_transposes
+from .clean_moves import drop_same, drop_transpose, merge_reshapes, merge_transposes
 from .positions import sees_own
 from .raise_attention_bias import BIAS_RULES
 from .raise_attention_mask import MASK_RULES, NOTHING, conjuncts
@@ -132,12 +132,21 @@ def attention(b: Any, m: Match) -> Value:
     """softmax(q kᵀ) v is one attention"""
     heads = Heads.of(m)
     query = m.q if m.factor is None else b.emit("mul", m.q, m.factor)
-    q, k, v = heads.queries(b, query), heads.keys(b, m.k), heads.values(b, m.v)
+    rows = _turned_last(m)
+    k = heads.keys(b, m.k) if rows is None else heads.values(b, rows)
+    q, v = heads.queries(b, query), heads.values(b, m.v)
     mask, bias = _seen(b, m, heads), _bias(b, m, heads)
     if mask is not None and math.isfinite(m.fill) and not _always_sees(m):
         q, bias, mask = _uniform_where_blind(b, q, bias, mask)
     out = b.emit("attention", q, k, v, mask, bias, scale=_scale(m), softcap=m.cap or 0.0)
     return heads.joined(b, out, m.root.output.type.shape)
+
+
+def _turned_last(m: Match) -> Value | None:
+    """The keys [..., t, d] that were transposed to [..., d, t] for the product; None where they were not."""
+    node, rank = m.made_by.get(m.k), m.k.type.rank
+    swap = (*range(rank - 2), rank - 1, rank - 2)
+    return node.inputs[0] if node is not None and node.op.name == "transpose" and node.attrs["perm"] == swap else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +342,7 @@ def scaled_key(b: Any, m: Match) -> Value:
 
 
 # The moves between what is drawn and the attention must be merged before the next rule can see through them.
-MERGED = (merge_transposes, drop_transpose, merge_reshapes)
+MERGED = (merge_transposes, drop_transpose, merge_reshapes, drop_same)
 RULES: tuple[Rule, ...] = (
     attention, shifted_softmax, shared_heads, *MASK_RULES, *BIAS_RULES, scaled_query, scaled_key, *MERGED,
 )  # fmt: skip

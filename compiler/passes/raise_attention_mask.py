@@ -9,7 +9,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Value
 from ..pattern import Match, Producers, Rule, rule
 from ..rewriting import as_rank, pad_rank
-from .positions import is_causal, sees_own, window_of
+from .positions import is_causal, rows_position, sees_own, window_of
 
 
 def conjuncts(mask: Value, made_by: Producers) -> list[Value]:
@@ -52,11 +52,43 @@ def _has_band(m: Match) -> str | None:
 def causal_mask(b: Any, m: Match) -> Value:
     """a causal mask is an attribute of attention"""
     attrs, rest = _banded(m)
+    return b.emit("attention", m.q, m.k, m.v, _conjunction(b, rest), m.bias, m.sinks, **attrs)
+
+
+def _has_positions(m: Match) -> str | None:
+    if m.mask is None or m.mask.type.rank != 4:
+        return "the mask is padding alone"
+    return None if _at_positions(m)[0] is not None else "the mask is not known to be of each row's position"
+
+
+def _at_positions(m: Match) -> tuple[Value | None, list[Value]]:
+    """The position of each row that a part of the mask is of, and the parts that stay."""
+    lengths, rest, position = (m.q.type.shape[1], m.k.type.shape[1]), conjuncts(m.mask, m.made_by), None
+    for part in rest if not m.root.attrs["causal"] else ():
+        position = rows_position(part, *lengths, m.made_by)
+        if position is not None:
+            return position, [p for p in rest if p is not part]
+    return None, rest
+
+
+@rule(
+    lambda p, q, k, v, mask, bias, sinks: p.attention(q, k, v, mask, p.maybe(bias), p.maybe(sinks)),
+    when=_has_positions,
+)
+def position_mask(b: Any, m: Match) -> Value:
+    """a causal mask of each row's position is an input of attention"""
+    position, rest = _at_positions(m)
+    attrs = {**m.root.attrs, "causal": True}
+    return b.emit("attention", m.q, m.k, m.v, _conjunction(b, rest), m.bias, m.sinks, position, **attrs)
+
+
+def _conjunction(b: Any, parts: list[Value]) -> Value | None:
+    """Masks as one of rank 4."""
     mask = None
-    for part in rest:
+    for part in parts:
         part = as_rank(b, part, 4)
         mask = part if mask is None else b.emit("and", mask, part)
-    return b.emit("attention", m.q, m.k, m.v, mask, m.bias, m.sinks, **attrs)
+    return mask
 
 
 NOTHING = -1e9  # a finite fill at or below this leaves a masked key no weight in f32, as -inf does
@@ -70,10 +102,23 @@ def _is_boolean(m: Match) -> str | None:
 
 
 def _sees_itself(m: Match) -> bool:
-    """Whether the choice lets each of equally many queries see its own key, so that no row is without one."""
-    same = m.q.type.shape[1] == m.k.type.shape[1]
+    """Whether the choice lets each query see its own key, so that none is without one."""
+    s, t = m.q.type.shape[1], m.k.type.shape[1]
     chosen, negated = (m.blocked, True) if m.allowed is None else (m.allowed, False)
-    return same and sees_own(chosen, m.q.type.shape[1], m.made_by, negated)
+    if s == t and sees_own(chosen, s, m.made_by, negated):
+        return True
+    position = rows_position(chosen, s, t, m.made_by, negated)
+    return position is not None and position is _written_at(m.k, s, m.made_by)
+
+
+def _written_at(keys: Value, length: Dim, made_by: Producers) -> Value | None:
+    """Where in a cache so many of these keys were just written, so that the places from there on are among them."""
+    node = made_by.get(keys)
+    while node is not None and node.op.name in ("transpose", "reshape") and node.inputs[0] is not None:
+        node = made_by.get(node.inputs[0])
+    if node is None or node.op.name != "cache_write" or node.input_types[1].shape[node.attrs["axis"]] != length:  # type: ignore[union-attr]
+        return None
+    return node.inputs[2]
 
 
 def _either_way(p: Any, allowed: Any, blocked: Any, number: Any) -> Any:
@@ -113,4 +158,4 @@ def _before(m: Match) -> tuple[Dim, ...]:
     return choice.output.type.shape
 
 
-MASK_RULES: tuple[Rule, ...] = (boolean_bias, causal_mask)
+MASK_RULES: tuple[Rule, ...] = (boolean_bias, causal_mask, position_mask)

@@ -31,11 +31,14 @@ def sink_masks(program: Program, task: Task) -> Rewritten:
         if len(callers) != 1 or name in program.entries or any(node.op.name != "call" for _, node in sites):
             continue
         (caller,) = callers
-        drawn = _drawn(functions[caller], functions[name], [node for _, node in sites])
+        calls = [node for _, node in sites]
+        drawn = _drawn(functions[caller], functions[name], calls)
         if drawn:
             leaves = _leaves(drawn)
-            functions[caller] = _passing(functions[caller], name, drawn, leaves)
-            functions[name] = _drawing(functions[name], drawn, leaves)
+            passed = {leaf: i for leaf in leaves if (i := _parameter(leaf, calls)) is not None}
+            more = [leaf for leaf in leaves if leaf not in passed]
+            functions[caller] = _passing(functions[caller], name, drawn, more)
+            functions[name] = _drawing(functions[name], drawn, more, passed)
             places = [nodes[-1].where for nodes in drawn.values()]
             events[name] = [Event("a mask that all layers share is drawn in the layer", p) for p in places]
             program = program.replace(functions=functions)
@@ -86,6 +89,12 @@ def _leaves(drawn: Drawn) -> list[Value]:
     return list(dict.fromkeys(v for v in read if v is not None and v not in made))
 
 
+def _parameter(leaf: Value, calls: Sequence[Node]) -> int | None:
+    """The place of the parameter for which every call passes this value already."""
+    places = (i for i in range(len(calls[0].inputs)) if all(call.inputs[i] is leaf for call in calls))
+    return next(places, None)
+
+
 def _passing(caller: Graph, name: str, drawn: Drawn, leaves: Sequence[Value]) -> Graph:
     """The caller, with the leaves passed in the masks' stead."""
     b = RuleBuilder(caller)
@@ -99,11 +108,12 @@ def _passing(caller: Graph, name: str, drawn: Drawn, leaves: Sequence[Value]) ->
     return drop_dead(b.done())
 
 
-def _drawing(body: Graph, drawn: Drawn, leaves: Sequence[Value]) -> Graph:
-    """The body, drawing the masks itself from the leaves."""
+def _drawing(body: Graph, drawn: Drawn, leaves: Sequence[Value], passed: Mapping[Value, int]) -> Graph:
+    """The body, drawing the masks itself: from leaves that become parameters, and from those that are such already."""
     b = RuleBuilder(body)
     b.inputs = [v for i, v in enumerate(body.inputs) if i not in drawn]
     inner = {leaf: b.input(leaf.name, leaf.type) for leaf in leaves}
+    inner |= {leaf: body.inputs[i] for leaf, i in passed.items()}
     for i, nodes in drawn.items():
         for node in nodes:
             if node.output not in inner:

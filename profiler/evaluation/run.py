@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from ...ir.diagnostics import TundishError
+from ...ir.diagnostics import TundishError, first_line
 from ..report.progress import Progress, silent
 from .adapter import model_class
 from .answers import TASKS
@@ -73,8 +73,11 @@ def beyond_chance(right: int, items: int, chance: float) -> float:
 def _manager(tasks: Sequence[str], include: Sequence[str | Path]) -> Any:
     """The harness's index of tasks; its own 15,000 files are read only where a name is not in ours.
 
-    Raises: TundishError on a name that is in none.
+    Raises: TundishError on a name that is in none, or a folder that is not there.
     """
+    lost = [str(folder) for folder in include if not Path(folder).is_dir()]
+    if lost:
+        raise TundishError(f"there is no folder {lost[0]}", hint="--include takes folders with task files")
     if not tasks:
         raise TundishError("no task is named", hint="--tasks tundish runs all of ours")
     manager = _index(tuple(map(str, include)), own=True)
@@ -136,11 +139,10 @@ def _told(tasks: Sequence[str]) -> Iterator[None]:
     except (TundishError, MemoryError):
         raise
     except Exception as error:  # a task may run any code of its own
-        first = str(error).strip().partition("\n")[0]
         kind = type(error).__name__
         lost = kind in ("ConnectionError", "OfflineModeIsEnabled", "DatasetNotFoundError", "LocalEntryNotFoundError")
         raise TundishError(
-            f"the harness stopped in {', '.join(tasks)}: {kind}: {first}",
+            f"the harness stopped in {', '.join(tasks)}: {kind}: {first_line(error)}",
             hint="its data are not on this machine and nothing is fetched; fill the datasets cache before, "
             "or name one of ours: --tasks tundish" if lost else "",
         ) from error

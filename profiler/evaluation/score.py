@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...backends.generation.generator import STEP
+from ...backends.generation.loop import rewound
 from ...backends.generation.prefixes import common_length
+from ...backends.generation.session import STEP
 from ...ir.diagnostics import RunError
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class PrefixReader:
         """The logits after each of the last `wanted` tokens, f32 [n, vocabulary] a piece."""
         tokens, first = np.asarray(text), len(text) - wanted + 1
         common = common_length(self._held, tokens)
-        start = self._rewound(first if self._known[0] == first and common >= first else min(common, first - 1))
+        known = self._known[0] == first and common >= first
+        start = rewound(self._session, 0, first if known else min(common, first - 1))
         if start < first:
             self._known = (first, self._session.read([tokens[start:first]])[0])
             self.tokens_read += first - start
@@ -136,15 +138,6 @@ class PrefixReader:
             logits = self._session.score([piece])[0]
             self._held, self.tokens_read = tokens[: start + len(piece)], self.tokens_read + len(piece)
             yield logits
-
-    def _rewound(self, length: int) -> int:
-        """Brings the session back to so many tokens, or to none where a window has slid past them."""
-        try:
-            self._session.rewind(0, length)
-        except RunError:
-            self._session.rewind(0, 0)
-            return 0
-        return length
 
 
 def scores_of(pieces: Iterable[np.ndarray], endings: Sequence[Sequence[int]], wanted: int) -> list[Score]:

@@ -6,11 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...backends.generation.chat import TEMPLATE, ChatTemplate, template_of
-from ...backends.generation.tokens import TOKENIZER, TextTokens
+from ...backends.generation.tokens import TOKENIZER, TextTokens, json_object
 from ...ir.diagnostics import LoadError, RunError
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class Words:
 
     def __init__(self, bundle: Bundle) -> None:
         self._folder, self.tokens = bundle.path, TextTokens(bundle.path)
-        told, config = bundle.manifest.info.get("generation") or {}, _config(bundle.path / "config.json")
+        told, config = bundle.manifest.info.get("generation") or {}, json_object(bundle.path / "config.json")
         named = self.tokens.named
         self.ends = _ids(self.tokens.id_of(named.get("eos_token")), told.get("eos"), config.get("eos_token_id"))
         begins = _ids(self.tokens.id_of(named.get("bos_token")), told.get("bos"), config.get("bos_token_id"))
@@ -90,19 +89,6 @@ def _ids(*candidates: Any) -> tuple[int, ...]:
         if found is not None and found != []:
             return tuple(int(t) for t in found) if isinstance(found, (list, tuple)) else (int(found),)
     return ()
-
-
-def _config(path: Path) -> Mapping[str, Any]:
-    """The model's config, empty where there is none. Raises: LoadError where it is broken."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(f"{path.name} of {path.parent.name} is broken", found=str(error)[:200]) from error
-    if not isinstance(found, dict):
-        raise LoadError(f"{path.name} of {path.parent.name} is no JSON object")
-    return found
 
 
 __all__ = ["Words"]

@@ -39,7 +39,13 @@ def _bar() -> Iterator[Progress]:
     )  # fmt: skip
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
-        yield lambda stage, share: bar.update(task, description=stage, completed=share)
+
+        def show(stage: str, share: float) -> None:
+            bar.update(task, description=stage, completed=share)
+            if share >= 1:  # while it lives, all that is printed goes through it, to stderr and by whole lines
+                bar.stop()
+
+        yield show
 
 
 def _lines() -> Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lm_kit import LONGEST, generating, save_lm
+from lm_kit import LONGEST, save_lm
 
 import tundish
 
@@ -22,7 +22,7 @@ def original(tmp_path_factory):
 def model(original, tmp_path_factory):
     place = tmp_path_factory.mktemp("bundles") / "tiny.tundish"
     made = tundish.compile(original.name_or_path, place, seq=f"1..{LONGEST}", batch="1..2")
-    return tundish.as_transformers(generating(made))
+    return tundish.as_transformers(made)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tundish.compiler.passes.positions import band, is_causal, sees_own, window_of
+from tundish.compiler.passes.positions import band, is_causal, rows_position, sees_own, window_of
 from tundish.ir import dims
 from tundish.ir.build import Builder
 from tundish.ir.dims import Range, symbol
@@ -124,3 +124,56 @@ def test_steps_of_two_and_strangers_are_no_positions():
         right = d.key() if left.type.dtype == i64 else d.emit("cast", d.key(), dtype=f32)
         mask = d.emit("ge", left, right)
         assert band(mask, producers(Program({"m": d.finish([mask])}, ("m",)).entry)) is None
+
+
+ROWS = symbol("rows")
+
+
+def own(d: Draft, *more: object) -> Value:
+    """Each row's position, over a mask's four axes."""
+    return d.emit("reshape", d.input("position", TensorType(i64, (ROWS,))), shape=(ROWS, 1, 1, 1, *more))
+
+
+def masked(draw) -> tuple[Value | None, np.ndarray, np.ndarray]:
+    """What is read of a mask, what it is for rows at 0, 2 and 5, and what a causal mask of these positions is."""
+    d = Draft()
+    mask = d.emit("reshape", draw(d), shape=(ROWS, 1, S, T))
+    program = Program({"main": d.finish([mask], ["y"])}, ("main",), symbols={n: Range() for n in ("s", "t", "rows")})
+    given = {"s": np.zeros(4, np.float32), "t": np.zeros(9, np.float32), "position": np.array([0, 2, 5])}
+    seen = np.arange(9) <= given["position"][:, None, None, None] + np.arange(4)[:, None]
+    return rows_position(mask, S, T, producers(program.entry)), evaluate(program, given)["y"], seen
+
+
+CAUSAL = {
+    "distance from 0 on": lambda d: d.emit("ge", d.emit("sub", d.emit("add", own(d), d.query()), d.key()), d.whole(0)),
+    "key up to query": lambda d: d.emit("le", d.key(), d.emit("add", d.query(), own(d))),
+    "before the next": lambda d: d.emit("lt", d.emit("sub", d.key(), own(d)), d.emit("add", d.query(), d.whole(1))),
+    "not beyond": lambda d: d.emit("not", d.emit("gt", d.emit("sub", d.key(), own(d)), d.query())),
+    "turned round": lambda d: d.emit("ge", d.emit("neg", d.emit("sub", d.key(), own(d))), d.emit("neg", d.query())),
+}
+OTHERS = {
+    "one more": lambda d: d.emit("le", d.key(), d.emit("add", d.query(1), own(d))),
+    "those after": lambda d: d.emit("ge", d.key(), d.emit("add", d.query(), own(d))),
+    "subtracted": lambda d: d.emit("le", d.key(), d.emit("sub", d.query(), own(d))),
+    "no query": lambda d: d.emit("le", d.key(), d.emit("add", d.emit("expand", d.whole(0), shape=(S, 1)), own(d))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", CAUSAL.values(), ids=list(CAUSAL))
+def test_a_causal_mask_of_each_rows_position_is_read_off(draw):
+    found, mask, seen = masked(draw)
+    assert found is not None and found.name == "position" and np.array_equal(mask, seen)
+
+
+@pytest.mark.parametrize("draw", OTHERS.values(), ids=list(OTHERS))
+def test_what_is_no_causal_mask_of_positions_is_not(draw):
+    found, mask, seen = masked(draw)
+    assert found is None and not np.array_equal(mask, seen)
+
+
+def test_twice_the_position_is_none():
+    def draw(d: Draft) -> Value:
+        one = own(d)
+        return d.emit("le", d.key(), d.emit("add", d.query(), d.emit("add", one, one)))
+
+    assert masked(draw)[0] is None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from compiler_kit import task
 
+from tundish.compiler.passes.raise_attention import raise_attention
 from tundish.compiler.passes.raise_cache import raise_cache
 from tundish.ir.build import Builder
 from tundish.ir.dims import Range, symbol
@@ -117,3 +118,54 @@ def test_attention_that_looks_ahead_stays():
 def test_a_backend_without_the_op_keeps_the_parts():
     before = step()
     assert ops(raised(before, ops=frozenset(OPS) - {"cached_attention"})) == ops(before)
+
+
+# -- attention that a model writes out, as BLOOM does ----------------------------------------------------
+
+
+def written_out(least: float, *, shift: int = 0, alibi: bool = True) -> Program:
+    """Scores over merged heads with ALiBi, a mask of numbers of each row's position, and a softmax."""
+    b = Builder()
+    held = {n: b.input(n, TensorType(f32, (ROWS, 4, ROOM, 4))) for n in ("keys", "values")}
+    new = {n: b.input(f"new_{n}", TensorType(f32, (ROWS, 4, NEW, 4))) for n in held}
+    q, position = b.input("q", TensorType(f32, (ROWS, 4, NEW, 4))), b.input("position", TensorType(i64, (ROWS,)))
+    done = {n: b.emit("cache_write", held[n], new[n], position, axis=2) for n in held}
+    merged = {n: b.emit("reshape", x, shape=(4 * ROWS, *x.type.shape[2:])) for n, x in {"q": q, **done}.items()}
+    s = b.emit("matmul", merged["q"], b.emit("transpose", merged["keys"], perm=(0, 2, 1)))
+    s = b.emit("mul", s, b.constant(0.5, f32))
+    if alibi:
+        s = b.emit("add", s, b.emit("reshape", b.input("alibi", TensorType(f32, (ROWS, 4, ROOM))),
+                                    shape=(4 * ROWS, 1, ROOM)))  # fmt: skip
+    query = b.emit("reshape", b.emit("iota", length=NEW, start=shift, dtype=i64), shape=(NEW, 1))
+    query = b.emit("add", b.emit("reshape", position, shape=(ROWS, 1, 1, 1)), query)
+    seen = b.emit("ge", b.emit("sub", query, b.emit("iota", length=ROOM, dtype=i64)), b.constant(0, i64))
+    mask = b.emit("where", seen, b.constant(0.0, f32), b.constant(least, f32))
+    s = b.emit("softmax", b.emit("add", b.emit("reshape", s, shape=(ROWS, 4, NEW, ROOM)), mask), axis=-1)
+    y = b.emit("matmul", b.emit("reshape", s, shape=(4 * ROWS, NEW, ROOM)), merged["values"])
+    outs = {"y": y, "keys_out": done["keys"], "values_out": done["values"]}
+    return verify(Program({"step": b.finish(list(outs.values()), list(outs))}, ("step",), {}, SIZES))
+
+
+LEAST = float(np.finfo(np.float32).min)
+
+
+@pytest.mark.parametrize("alibi", [True, False])
+@pytest.mark.parametrize("least", [LEAST, -float("inf")])
+def test_attention_written_out_over_a_cache_is_raised_with_its_positions(least: float, alibi: bool):
+    before = written_out(least, alibi=alibi)
+    after = raised(raise_attention(before, task()).program)
+    assert ops(after)["cached_attention"] == 1 and not {"cache_write", "softmax", "where"} & set(ops(after))
+    inputs = given(before)
+    want, got = evaluate(before, inputs), evaluate(after, inputs)
+    assert all(np.abs(got[n] - want[n]).max() < 1e-6 for n in want)
+
+
+@pytest.mark.parametrize(("least", "shift"), [(-2.0, 0), (LEAST, -1)], ids=["a weak fill", "a query that sees less"])
+def test_a_mask_of_numbers_that_says_less_stays(least: float, shift: int):
+    """The second leaves the first row's first query without a key, where the least number looks at all alike."""
+    before = written_out(least, shift=shift)
+    after = raise_attention(before, task()).program
+    assert ops(raised(after))["cache_write"] == 2
+    inputs = given(before) | {"position": np.array([0, 2, 5])}
+    want, got = evaluate(before, inputs), evaluate(verify(after), inputs)
+    assert all(np.abs(got[n] - want[n]).max() < 1e-6 for n in want)

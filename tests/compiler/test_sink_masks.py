@@ -83,6 +83,30 @@ def test_a_padding_bias_is_given_as_the_padding():
     assert [v.type for v in done.functions["layer"].inputs[1:]] == [TensorType(boolean, (BATCH, SEQ))]
 
 
+def test_what_the_layer_is_given_already_is_not_passed_twice():
+    """So that a cache's position and its mask's are one value in the layer."""
+    d = Draft()
+    y, at = d.x(BATCH, SEQ, 2, 4), d.input("position", TensorType(i64, (BATCH,)))
+    own = d.emit("reshape", at, shape=(BATCH, 1, 1, 1))
+    keys = d.emit("iota", length=SEQ, dtype=i64)
+    bias = as_bias(d, d.emit("le", keys, d.emit("add", own, d.emit("reshape", keys, shape=(SEQ, 1)))))
+    f = Draft()
+    x, mask, position = f.x(BATCH, SEQ, 2, 4), f.input("bias", bias.type), f.input("position", at.type)
+    q = f.emit("transpose", x, perm=HEADS)
+    s = f.emit("softmax", f.emit("add", f.emit("matmul", q, f.emit("transpose", q, perm=(0, 1, 3, 2))), mask), axis=-1)
+    y1 = f.emit("transpose", f.emit("matmul", s, q), perm=HEADS)
+    shift = f.emit("reshape", f.emit("cast", position, dtype=f32), shape=(BATCH, 1, 1, 1))
+    d.functions["layer"] = f.finish([f.emit("add", y1, shift)])
+    for i in range(2):
+        y = d.call("layer", d.functions["layer"], [y, bias, at], index=i).output
+    after, _ = sunk(d.program(y))
+    body = after.functions["layer"]
+    assert [str(v.type) for v in body.inputs] == ["f32[batch, seq, 2, 4]", "i64[batch]"]
+    raised = run(raise_attention, after).program.functions["layer"]
+    (node,) = (n for n in raised.nodes if n.op.name == "attention")
+    assert node.attrs["causal"] and node.inputs[6] is raised.inputs[1]
+
+
 def test_a_causal_mask_sinks_too_but_a_given_one_stays():
     for drawn in (True, False):
         d = Draft()

@@ -41,10 +41,14 @@ def test_each_entry_answers_as_its_program_alone():
 
 def test_equal_bytes_are_one_weight_and_other_bytes_are_refused():
     assert join({"a": linear(NUMBERS, 1), "b": linear(NUMBERS.copy(), 1)}).weights["w"].source.array is NUMBERS
+    odd = np.where(NUMBERS > 0, NUMBERS, np.nan)
+    assert list(join({"a": linear(odd, 1), "b": linear(odd.copy(), 1)}).weights) == ["w"]
     with pytest.raises(GraphError, match="'w' stands for two weights"):
         join({"a": linear(NUMBERS, 1), "b": linear(NUMBERS + 1, 1)})
     with pytest.raises(GraphError, match="'w' stands for two weights"):
         join({"a": linear(NUMBERS, 1), "b": linear(NUMBERS[:, :3], 1)})
+    with pytest.raises(GraphError, match="'w' stands for two weights"):  # the same memory, read the other way
+        join({"a": linear(NUMBERS, 1), "b": linear(NUMBERS.T, 1)})
 
 
 def test_weights_and_sizes_of_other_names_stand_side_by_side():

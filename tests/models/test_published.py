@@ -17,8 +17,8 @@ from tundish.ir.text import to_text
 from tundish.ir.verify import verify
 from tundish.models.decoding import decode_step, kept_bytes
 from tundish.models.zoo import ZOO, load_named
+from tundish.originals import captured
 from tundish.profiler.account import account
-from tundish.work import captured
 
 Config = dict[str, Any]
 # name -> config of few layers, of many, how many are meant

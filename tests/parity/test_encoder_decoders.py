@@ -50,7 +50,7 @@ def assert_two_texts_equal_eager(bundle: tundish.Bundle, source: Any) -> None:
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tundish.Bundle]:
     folder = tmp_path_factory.mktemp("bundles")
-    return {name: tundish.compile(name, folder / name) for name in NAMES}
+    return {name: tundish.compile(name, folder / name, phase="prefill") for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,7 +61,7 @@ def test_bundle_equals_eager(bundles, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "task"), OTHER_HEADS)
 def test_other_heads_equal_eager(tmp_path: Path, name: str, task: str) -> None:
-    bundle = tundish.compile(name, tmp_path / "bundle", task=task)
+    bundle = tundish.compile(name, tmp_path / "bundle", task=task, phase="prefill")
     assert_two_texts_equal_eager(bundle, open_model(name, task))
     assert tundish.verify(bundle).passed
 

@@ -14,7 +14,7 @@ from tundish.ir.unfold import unfold
 from tundish.ir.walk import op_counts, steps
 from tundish.models.open import open_model as load
 from tundish.models.zoo import load_named
-from tundish.work import captured
+from tundish.originals import captured
 
 from .kit import assert_equals_eager
 

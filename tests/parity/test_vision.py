@@ -14,7 +14,7 @@ from tundish.ir.dims import Range
 from tundish.ir.walk import op_counts
 from tundish.models.open import open_model
 from tundish.models.transformers_source import transformers_source
-from tundish.work import captured
+from tundish.originals import captured
 
 from .build_kit import compiled, opened
 

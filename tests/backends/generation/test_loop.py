@@ -207,6 +207,16 @@ def test_the_room_that_there_is(longest: int, asked: dict[str, int], context: in
         room(longest, options, context)
 
 
+def test_where_no_position_limits_a_text_its_caches_do(tmp_path: Path) -> None:
+    """More tokens than any machine holds are refused before memory is asked for."""
+    with tundish.compile("bloom-tiny", tmp_path / "b.tundish", batch="1..2") as made:
+        assert made.generator.info["context"] is None
+        for asked in ({"max_new_tokens": 10**30}, {"capacity": 10**9}):
+            with pytest.raises(RunError, match="1048576"):
+                made.generate([5, 6], **asked)
+        assert len(made.generate([5, 6], max_new_tokens=3).tokens) == 3
+
+
 def test_the_last_token_that_fits(generator: Generator) -> None:
     ids = [5] * 250
     full = generator.generate(ids, max_new_tokens=6, ignore_eos=True, capacity=256)
@@ -316,6 +326,21 @@ def test_a_conversation_reads_only_what_is_new(bundle: Any) -> None:
     assert len(chat.messages) == 5
 
 
+def test_a_turn_that_was_left_before_its_end_leaves_nothing_behind(bundle: Any) -> None:
+    """Nor do messages that were other ones for that turn: what the session holds is asked of it, not remembered."""
+    generator = recomputing(bundle)
+    chat = generator.chat(SYSTEM, max_new_tokens=6)
+    chat.say("What is cast?")
+    turns = list(chat.messages)
+    chat.messages = turns[:1]
+    next(chat.stream("And what is a mould, if it is not the thing that gives its form to what is poured?"))
+    chat.stream("never read at all")
+    chat.messages = turns
+    found = chat.say("And who pours it?")
+    fresh = recomputing(bundle).generate(chat.messages[:-1], max_new_tokens=6)
+    assert found.tokens == fresh.tokens and [m["role"] for m in chat.messages[1:]] == ["user", "assistant"] * 2
+
+
 def test_ctrl_c_leaves_what_there_is(generator: Generator) -> None:
     whole = generator.generate("The foundry", max_new_tokens=12, ignore_eos=True)
     heard: list[str] = []
@@ -342,7 +367,10 @@ def test_pieces_come_one_by_one(generator: Generator) -> None:
     assert len(list(stream)) == 8 and stream.results[0].finish_reason == "length"
 
 
-ODD = [{"eos": ["x"]}, {"eos": 2}, {"context": 0}, {"windows": [{}]}, [1], {"bytes_per_token": "9"}]
+ODD = [
+    {"eos": ["x"]}, {"eos": 2}, {"context": 0}, {"windows": [{}]}, {"windows": [{"window": 0}]}, [1],
+    {"bytes_per_token": "9"},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("told", ODD, ids=str)

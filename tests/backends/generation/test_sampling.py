@@ -98,8 +98,9 @@ def test_greedy_takes_the_first_of_the_likeliest_and_minds_the_penalty() -> None
     assert sampler.choose(logits, np.array([1, 2])) == 3
 
 
-def test_the_smallest_top_p_is_greedy() -> None:
+@pytest.mark.parametrize("asked", [{"top_p": 1e-9}, {"temperature": 1e-310}, {"temperature": 5e-324}], ids=str)
+def test_the_smallest_top_p_and_temperature_are_greedy(asked: dict[str, float]) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         logits = rng.standard_normal(300).astype(np.float32)
-        assert drawn(logits, 3, 0, 0, top_p=1e-9) == [int(logits.argmax())] * 3
+        assert drawn(logits, 3, 0, 0, **asked) == [int(logits.argmax())] * 3

@@ -97,5 +97,5 @@ def test_files_that_are_broken(tmp_path: Path) -> None:
 
 def test_what_is_no_text(tmp_path: Path) -> None:
     tokens = TextTokens(write_tokenizer(tmp_path, byte_tokenizer()))
-    with pytest.raises(RunError, match="cannot be turned into tokens"):
+    with pytest.raises(RunError, match=r"cannot be turned into tokens\n  found: bytes that are no UTF-8"):
         tokens.encode("\ud800")

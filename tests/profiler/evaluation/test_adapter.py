@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cli_kit import command, environment, refused  # noqa: F401
-from lm_kit import LONGEST, VOCAB, generating, save_lm
+from lm_kit import LONGEST, VOCAB, compared, save_lm
 
 import tundish
 from tundish.profiler.evaluation import answers
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bundle(folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("bundles") / "tiny.tundish"
-    return generating(tundish.compile(folder, place, seq=f"1..{LONGEST}"))
+    return tundish.compile(folder, place, seq=f"1..{LONGEST}")
 
 
 @pytest.fixture(scope="module")
@@ -117,25 +117,6 @@ def test_texts_that_share_much_are_scored_as_those_that_do_not(bundle):
     assert [g for _, g in together] == [g for _, g in alone]
 
 
-def compared(mine, torchs, tolerance=1e-3):
-    """The two evaluations are the same; how many log-likelihoods and texts were held against one another."""
-    held = 0
-    assert [(r["task"], r["metric"], r["items"]) for r in mine["rows"]] == [
-        (r["task"], r["metric"], r["items"]) for r in torchs["rows"]
-    ]
-    for task, samples in torchs["samples"].items():
-        for one, other in zip(mine["samples"][task], samples, strict=True):
-            assert one["arguments"] == other["arguments"]
-            for (answer,), (expected,) in zip(one["resps"], other["resps"], strict=True):
-                held += 1
-                if isinstance(expected, str):
-                    assert answer == expected
-                else:
-                    assert abs(answer[0] - expected[0]) <= tolerance and answer[1] == expected[1]
-    assert [r["value"] for r in mine["rows"]] == [r["value"] for r in torchs["rows"]]
-    return held
-
-
 def test_a_task_of_choices_has_the_scores_of_torch(ours, theirs):
     found = [evaluate_tasks(lm, ["tundish_sentiment"], limit=6, samples=True) for lm in (ours, theirs)]
     assert compared(*found) == 12
@@ -192,12 +173,13 @@ def test_the_verb_prints_rows(bundle, command):
     assert [row["metric"] for row in done.json["rows"]] == ["acc"]
 
 
-@pytest.mark.parametrize(("tasks", "words"), [
-    ("tundish_sentimant", "no task 'tundish_sentimant'"), ("", "no task is named"),
-    ("hellaswag", "its data are not on this machine"),
+@pytest.mark.parametrize(("asked", "words"), [
+    (("--tasks", "tundish_sentimant"), "no task 'tundish_sentimant'"), (("--tasks", ""), "no task is named"),
+    (("--tasks", "hellaswag"), "its data are not on this machine"), (("--samples",), "--samples goes with --json"),
+    (("--include", "nowhere"), "there is no folder nowhere"),
 ])  # fmt: skip
-def test_a_task_that_cannot_run_is_refused(bundle, command, tasks, words):
-    refused(command("evaluate", bundle.path, "--tasks", tasks), words)
+def test_what_cannot_run_is_refused(bundle, command, asked, words):
+    refused(command("evaluate", bundle.path, *asked), words)
 
 
 def test_a_bundle_that_cannot_be_asked_is_refused(tmp_path):
