@@ -18,11 +18,12 @@ PLAIN = tuple(FORMULAS)
 @lowers(*PLAIN)
 def _plain(to: Emit, node: Node) -> None:
     arrays, constants, places = operands(to, node)
-    chain = Chain(tuple(NAMES[v.dtype.name] for v in arrays), constants, (Step(node.op.name, places, _attrs(node)),))
+    steps = (Step(node.op.name, places, step_attrs(node)),)
+    chain = Chain(tuple(NAMES[v.dtype.name] for v in arrays), constants, steps)
     run_chain(to, chain, arrays, to.result(node))
 
 
-def _attrs(node: Node) -> tuple[tuple[str, Any], ...]:
+def step_attrs(node: Node) -> tuple[tuple[str, Any], ...]:
     return tuple((k, NAMES.get(str(v), str(v)) if k == "dtype" else v) for k, v in node.attrs.items())
 
 

@@ -10,7 +10,9 @@ from ...ir.diagnostics import BuildError
 from ...ir.graph import Graph, Node, Program, Value, callee
 from ...ir.walk import key_of
 from .emit import Emit, Root, View, row_major
+from .group import Group, groups
 from .lower import DECLINED, table
+from .lower_group import lower_group
 from .schedule import Schedule
 
 T = TypeVar("T")
@@ -23,6 +25,7 @@ class Walk:
         self.program, self.to, self._table = program, to, table()
         self._path, self._within = "", False
         self._weights: dict[str, Root] = {}
+        self._grouped: dict[Graph, Mapping[Node, Group | None]] = {}
 
     def entry(self, name: str) -> None:
         """Emits an entry, whose inputs are the user's."""
@@ -32,10 +35,20 @@ class Walk:
         self._nodes(graph)
 
     def _nodes(self, graph: Graph) -> None:
+        if graph not in self._grouped:
+            self._grouped[graph] = groups(graph)
+        grouped = self._grouped[graph]
         for node in graph.nodes:
-            if not self._within:
-                self.to.keys = (key_of(self._path, node),)
-            self._node(node)
+            if node not in grouped:
+                self._key(node)
+                self._node(node)
+            elif (group := grouped[node]) is not None:
+                self._key(*group.all)
+                lower_group(self.to, group)
+
+    def _key(self, *nodes: Node) -> None:
+        if not self._within:
+            self.to.keys = tuple(key_of(self._path, n) for n in nodes)
 
     def _node(self, node: Node) -> None:
         to, name = self.to, node.op.name
