@@ -34,8 +34,10 @@ def panels() -> np.ndarray:
 
 
 def arrays(m: int) -> dict[str, np.ndarray]:
-    return {"x": numbers(m, K), "full": numbers(m, N), "bias": numbers(N), "column": numbers(1, N),
-            "row": numbers(m, 1), "one": numbers(1), "turned": numbers(N, m), "w0": panels(), "w1": panels()}  # fmt: skip
+    return {
+        "x": numbers(m, K), "full": numbers(m, N), "bias": numbers(N), "column": numbers(1, N), "row": numbers(m, 1),
+        "one": numbers(1), "turned": numbers(N, m), "w0": panels(), "w1": panels(),
+    }  # fmt: skip
 
 
 def some_graph(seed: int) -> Case:
