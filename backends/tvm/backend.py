@@ -90,13 +90,14 @@ def _body(plan: Plan, chip: Baseline, out: Path, prefix: str, progress: Say | No
 
     kernels, schedules = Kernels(), list[Schedule]()
     cut_for = chip_of(chip.features, ASSUMED if bodies(plan.target) else caches())
+    signed = signatures(plan)
     models: dict[str, list[dict[str, object]]] = {}
     functions: dict[str, str] = {}
     for entry, variants in plan.entries.items():
         models[entry] = []
         for i, variant in enumerate(variants):
             to = Emit(f"run_{len(schedules)}", kernels, cut_for)
-            schedules.append(emit(plan.program, variant.function, to, plan.aliases.get(entry, {})))
+            schedules.append(emit(plan.program, variant.function, to, signed[entry].aliases))
             file = f"{prefix}{entry}.{i}.json"
             (out / file).write_bytes(msgspec.json.encode(schedules[-1]))
             guard = variant.guard

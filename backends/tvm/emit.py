@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...ir import dims
+from ...ir.diagnostics import BuildError
 from ...ir.dims import Dim
 from ...ir.dtypes import DType
 from ...ir.graph import Node, Value
@@ -25,7 +26,10 @@ NAMES = {
 
 @dataclass(eq=False)
 class Root:
-    """Memory that views lie in. Stages: of its first use, its last, and the last in which it was written, or read."""
+    """Memory that views lie in. Stages: of its first use, its last, and the last in which it was written, or read.
+
+    age: how often what a whole value of the program was in it was written over.
+    """
 
     kind: str
     name: str = ""
@@ -34,17 +38,19 @@ class Root:
     last: int = -1
     written: int = -1
     read: int = -1
+    age: int = 0
 
 
 @dataclass(frozen=True)
 class View:
-    """Elements of a root: from `offset` on, axis by axis `strides` elements apart."""
+    """Elements of a root as it is at an age: from `offset` on, axis by axis `strides` elements apart."""
 
     root: Root
     dtype: DType
     shape: tuple[Dim, ...]
     strides: tuple[Dim, ...]
     offset: Dim = 0
+    age: int = 0
 
     @property
     def dense(self) -> bool:
@@ -82,12 +88,14 @@ class Kernels:
 
 @dataclass
 class Emit:
-    """keys: the nodes that what is called next computes. function: the entry's name in the library."""
+    """keys: the nodes that what is called next computes. function: the entry's name in the library. held: the inputs
+    that it writes over."""
 
     function: str
     kernels: Kernels
     chip: Chip = Chip()
     keys: tuple[str, ...] = ()
+    held: frozenset[str] = frozenset()
     views: dict[Value, View] = field(default_factory=dict)
     scalars: dict[Value, float] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)  # what several lowerings need of the same value, made once
@@ -133,6 +141,18 @@ class Emit:
         self.views[node.outputs[index]] = made
         return made
 
+    def overwritten(self, value: Value | None) -> View:
+        """Where a value lies, to be written over: from now on what lies there is the new value. Where that may not
+        be, as in a weight or an input that is its caller's, it is a copy."""
+        from .lower_move import copy_of
+
+        view = self.view(value)
+        own = view.root.age > 0 or (view.root.kind == "input" and view.root.name in self.held)
+        if not (own and view.dense):
+            view = copy_of(self, view)
+        view.root.age += 1
+        return replace(view, age=view.root.age)
+
     def constant(self, value: Dim | float, dtype: DType) -> View:
         """One number in memory."""
         self._constants.append(Constant(str(value), dtype.name))
@@ -146,6 +166,8 @@ class Emit:
     ) -> None:  # fmt: skip
         """Runs a kernel. Its table: the views in `order` (what it reads, then what it writes), scratch memory where it
         asks for some, the sizes."""
+        if any(v.age != v.root.age for v in reads):
+            raise BuildError("a value is read after it was written over", found=", ".join(self.keys))
         read, wrote = [v.root for v in reads], [v.root for v in writes]
         now = self._stage
         waits = any(r.written == now for r in read) or any(now in (r.written, r.read) for r in wrote)
@@ -177,6 +199,7 @@ class Emit:
             view = self.views[value]
             if name in aliases and view.root.kind == "input" and view.root.name == aliases[name]:
                 continue
+            assert name not in aliases, f"{name} was not written into {aliases[name]}"
             if view.root.kind == "arena" and view.root not in taken and view.dense and view.offset == 0:
                 whole = replace(view, root=view.root)
                 if whole.root.bytes == value.type.bytes:

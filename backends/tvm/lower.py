@@ -37,7 +37,7 @@ def lowers(*names: str) -> Callable[[Lowering], Lowering]:
 
 @lru_cache
 def table() -> dict[str, Lowering]:
-    from . import lower_attention, lower_elementwise, lower_move, lower_norm, lower_product, lower_quads  # noqa: F401
+    from . import lower_attention, lower_cache, lower_elementwise, lower_move, lower_norm, lower_product, lower_quads  # noqa: F401
 
     return LOWERINGS
 

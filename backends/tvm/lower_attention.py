@@ -22,9 +22,10 @@ def _attention(to: Emit, node: Node) -> None:
     q, k, v = (rows(to, x) for x in node.inputs[:3])
     beyond: list[Value | None] = [*node.inputs[3:], *[None] * (7 - len(node.inputs))]
     mask, bias, sinks, position = beyond
+    scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     beside = {
-        "mask": None if mask is None else _mask(to, mask, node),
-        "bias": None if bias is None else _scores(to, to.view(bias), node),
+        "mask": None if mask is None else _mask(to, mask, scores),
+        "bias": None if bias is None else scores_view(to, to.view(bias), scores),
         "sinks": None if sinks is None else to.array(sinks),
         "position": None if position is None else to.array(position),
     }
@@ -37,23 +38,21 @@ def rows(to: Emit, value: Value | None) -> View:
     return view if view.strides[-1] == 1 or view.shape[-1] == 1 else to.array(value)
 
 
-def _mask(to: Emit, mask: Value, node: Node) -> View:
+def _mask(to: Emit, mask: Value, scores: tuple[Dim, ...]) -> View:
     view = to.view(mask)
     if len(view.shape) != 2:
-        return _scores(to, view, node)
+        return scores_view(to, view, scores)
     return view if view.strides[-1] == 1 else to.array(mask)
 
 
-def _scores(to: Emit, view: View, node: Node) -> View:
-    """A mask or bias [b, h, s, t], repeated where it is one; a copy where its last axis is not contiguous."""
-    b, s, h, _ = node.inputs[0].type.shape  # type: ignore[union-attr]
-    full = (b, h, s, node.inputs[1].type.shape[1])  # type: ignore[union-attr]
-    if view.strides[-1] != 1 or view.shape[-1] != full[-1]:
-        made = to.new(TensorType(view.dtype, (*view.shape[:3], full[-1])))
+def scores_view(to: Emit, view: View, scores: tuple[Dim, ...]) -> View:
+    """A mask or bias as [b, h, s, t], repeated where it is one; a copy where its last axis is not contiguous."""
+    if view.strides[-1] != 1 or view.shape[-1] != scores[-1]:
+        made = to.new(TensorType(view.dtype, (*view.shape[:3], scores[-1])))
         copy_into(to, view, made)
         view = made
     strides = tuple(0 if n == 1 else s for n, s in zip(view.shape, view.strides, strict=True))
-    return replace(view, shape=full, strides=strides)
+    return replace(view, shape=scores, strides=strides)
 
 
 def form_of(

@@ -114,6 +114,7 @@ def _dense(root: Root, value: Value) -> View:
 
 def emit(program: Program, function: str, to: Emit, aliases: Mapping[str, str]) -> Schedule:
     """The schedule of one function of a program."""
+    to.held = frozenset(aliases.values())
     Walk(program, to).entry(function)
     graph = program.functions[function]
     return to.finish(list(zip(graph.output_names, graph.outputs, strict=True)), aliases)
