@@ -1,4 +1,4 @@
-"""Attention."""
+"""Attention, and the turning of its queries and keys by their position."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ...ir.graph import Node, Value
 from ...ir.tensor import TensorType
 from .emit import NAMES, Emit, View
 from .kernels.attention import Form, attention
+from .kernels.rotary import rotary
 from .lower import lowers
 from .lower_move import copy_into
 from .tiles import Chip
@@ -95,3 +96,14 @@ def attend(to: Emit, attrs: Any, q: View, k: View, v: View, beside: dict[str, Vi
 def _three(view: View) -> tuple[Dim, ...]:
     """Along batch, heads and queries."""
     return (view.strides[0], 0, 0) if len(view.shape) == 2 else view.strides[:3]
+
+
+@lowers("rotary")
+def _rotary(to: Emit, node: Node) -> None:
+    x, cos, sin = (rows(to, v) for v in node.inputs)
+    y = to.result(node)
+    (b, s, h, d), turned = x.shape, known(cos.shape[2])
+    angles = [(0 if a.shape[0] == 1 else a.strides[0], a.strides[1]) for a in (cos, sin)]
+    static = {"d": known(d), "turned": turned, "interleaved": node.attrs["interleaved"], "lanes": to.lanes}
+    sizes = [b, s, h, *x.strides[:3], *angles[0], *angles[1], *y.strides[:3]]
+    to.call(rotary, static, [x, cos, sin], [y], sizes)
