@@ -17,11 +17,16 @@ from .tiles import Chip
 
 Make = Callable[..., Any]  # (name, **static sizes) -> a function of TVM's
 
+class _Names(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        raise BuildError(f"the TVM backend computes with no {name}", hint="choose another backend")
+
+
 # TVM's names of element types; a bool is a byte.
-NAMES = {
+NAMES = _Names({
     "f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32",
     "i16": "int16", "i8": "int8", "u8": "uint8", "bool": "uint8",
-}  # fmt: skip
+})  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -162,10 +167,11 @@ class Emit:
 
     def call(
         self, make: Make, static: Mapping[str, Any], reads: Sequence[View], writes: Sequence[View],
-        sizes: Sequence[Dim] = (), scratch: Dim = 0, order: Sequence[View] | None = None,
+        sizes: Sequence[Dim] = (), scratch: Dim = 0, order: Sequence[View] | None = None, reports: bool = False,
     ) -> None:  # fmt: skip
         """Runs a kernel. Its table: the views in `order` (what it reads, then what it writes), scratch memory where it
-        asks for some, the sizes."""
+        asks for some, the sizes. reports: before the sizes, a word to write the next one in where an index is outside
+        of what it looks up, and the call's number, from 1."""
         if any(v.age != v.root.age for v in reads):
             raise BuildError("a value is read after it was written over", found=", ".join(self.keys))
         read, wrote = [v.root for v in reads], [v.root for v in writes]
@@ -188,6 +194,8 @@ class Emit:
         if scratch != 0:
             args.append((Root("scratch"), 0))
             self._scratch = dims.maximum(self._scratch, scratch)
+        if reports:
+            args += [(Root("report"), 0), len(self._calls) + 1]
         self._calls.append((self.kernels.name(make, static), self.keys, [*args, *sizes], waits))
 
     def finish(self, outputs: Sequence[tuple[str, Value]], aliases: Mapping[str, str]) -> Schedule:

@@ -9,6 +9,7 @@ from ...ir.dtypes import f32
 from ...ir.graph import Graph, Node, Value, producers, users
 from ...ir.tensor import TensorType
 from .epilogue import COLUMN, FULL, SCALAR
+from .lower_product import takes
 from .steps import FORMULAS
 
 ANCHORS = frozenset({"panel_linear"})
@@ -41,6 +42,10 @@ def beside(type: TensorType, out: TensorType) -> str | None:
     if type.shape == out.shape:
         return FULL
     return COLUMN if type.rank and type.elements == type.shape[-1] == out.shape[-1] else None
+
+
+def _anchors(node: Node) -> bool:
+    return node.op.name in ANCHORS and takes(node)
 
 
 def groups(graph: Graph) -> dict[Node, Group | None]:
@@ -108,7 +113,7 @@ class _Grouping:
         if last.output.type.dtype != f32:
             return None
         made = (self._made_by.get(v) for v in self._arrays(nodes))
-        found = [n for n in made if n is not None and n.op.name in ANCHORS and self._serves(n, nodes, last)]
+        found = [n for n in made if n is not None and _anchors(n) and self._serves(n, nodes, last)]
         others = [v for v in self._arrays(nodes) if beside(v.type, last.output.type) is None]
         return max(found, key=self._place.__getitem__) if found and not others else None
 

@@ -10,14 +10,15 @@ from ...ir.graph import Node
 from ...ir.op import OPS
 from .emit import Emit
 
-Lowering = Callable[[Emit, Node], None]
+Lowering = Callable[[Emit, Node], object]
+PARTS = "parts"  # what a lowering gives back that emitted nothing: the op's own `decompose` is taken
 LOWERINGS: dict[str, Lowering] = {}
 STRUCTURE = frozenset({"weight", "constant", "dim_value", "call", "fused"})  # the walk's own
 DECLINED = {
     name: "it moves data between devices; a plan for this backend runs on one"
     for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 } | dict.fromkeys(
-    ("quantize", "quantize_scale", "to_panels", "to_quads"),
+    ("quantize", "quantize_scale", "to_panels", "to_quads", "from_quads"),
     "it is done to weights when a program is built, never in a run",
 )  # fmt: skip
 
@@ -37,7 +38,18 @@ def lowers(*names: str) -> Callable[[Lowering], Lowering]:
 
 @lru_cache
 def table() -> dict[str, Lowering]:
-    from . import lower_attention, lower_cache, lower_elementwise, lower_move, lower_norm, lower_product, lower_quads  # noqa: F401
+    from . import (  # noqa: F401
+        lower_attention,
+        lower_cache,
+        lower_elementwise,
+        lower_index,
+        lower_matmul,
+        lower_move,
+        lower_norm,
+        lower_product,
+        lower_quads,
+        lower_reduce,
+    )  # fmt: skip
 
     return LOWERINGS
 

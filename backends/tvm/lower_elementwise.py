@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...ir.dims import Dim
+from ...ir.dtypes import DType
 from ...ir.graph import Node
 from .emit import NAMES, Emit, View
 from .kernels.elementwise import APART, CONTIGUOUS, REPEATED, elementwise
 from .lower import lowers
 from .steps import FORMULAS, Chain, Step
 
-PLAIN = tuple(FORMULAS)
+PLAIN = tuple(n for n in FORMULAS if n != "cast")  # of which most move nothing, or copy
 
 
 @lowers(*PLAIN)
@@ -24,7 +25,16 @@ def _plain(to: Emit, node: Node) -> None:
 
 
 def step_attrs(node: Node) -> tuple[tuple[str, Any], ...]:
-    return tuple((k, NAMES.get(str(v), str(v)) if k == "dtype" else v) for k, v in node.attrs.items())
+    return tuple((k, _name(v) if k == "dtype" else v) for k, v in node.attrs.items())
+
+
+def _name(dtype: DType) -> str:
+    """What the formula of `cast` calls a type: a bool is not any byte."""
+    return "bool" if dtype.kind == "bool" else NAMES[dtype.name]
+
+
+def cast_step(dtype: DType) -> Step:
+    return Step("cast", (0,), (("dtype", _name(dtype)),))
 
 
 def operands(to: Emit, node: Node) -> tuple[list[View], tuple[tuple[float, str], ...], tuple[int, ...]]:
@@ -47,7 +57,7 @@ def operands(to: Emit, node: Node) -> tuple[list[View], tuple[tuple[float, str],
 
 def run_chain(to: Emit, chain: Chain, arrays: Sequence[View], y: View) -> None:
     """Calls a kernel that computes `chain` of the arrays, broadcast to y's shape, into y."""
-    spread = [_broadcast(v, y.shape) for v in arrays]
+    spread = [broadcast(v.shape, v.strides, y.shape) for v in arrays]
     sizes, strides = merged(y.shape, [*spread, y.strides])
     last = tuple(_last(s[-1]) for s in strides)
     static = {"chain": chain, "out": NAMES[y.dtype.name], "rank": len(sizes), "last": last, "lanes": to.lanes}
@@ -58,10 +68,10 @@ def _last(stride: Dim) -> int:
     return CONTIGUOUS if stride == 1 else REPEATED if stride == 0 else APART
 
 
-def _broadcast(view: View, shape: Sequence[Dim]) -> tuple[Dim, ...]:
-    """A view's strides along the axes of a shape that it broadcasts to."""
-    lead = len(shape) - len(view.shape)
-    own = [0 if n == 1 and full != 1 else s for n, s, full in zip(view.shape, view.strides, shape[lead:], strict=True)]
+def broadcast(own_shape: Sequence[Dim], strides: Sequence[Dim], shape: Sequence[Dim]) -> tuple[Dim, ...]:
+    """Strides along the axes of a shape that an array broadcasts to."""
+    lead = len(shape) - len(own_shape)
+    own = [0 if n == 1 and full != 1 else s for n, s, full in zip(own_shape, strides, shape[lead:], strict=True)]
     return (*[0] * lead, *own)
 
 

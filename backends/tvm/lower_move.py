@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir.dims import Dim
+from ...ir.dtypes import DType
 from ...ir.graph import Node
 from ...ir.tensor import TensorType
 from .emit import NAMES, Emit, View, row_major
 from .lower import lowers
-from .steps import Chain, Step
+from .steps import Chain
 
 
 def copy_of(to: Emit, view: View) -> View:
@@ -19,13 +20,31 @@ def copy_of(to: Emit, view: View) -> View:
     return made
 
 
-def copy_into(to: Emit, view: View, into: View) -> None:
-    """Copies elements, whose types may differ."""
+def dense_of(to: Emit, view: View) -> View:
+    """The view itself where it is dense, else a dense copy."""
+    return view if view.dense else copy_of(to, view)
+
+
+def converted(to: Emit, view: View, dtype: DType) -> View:
+    """The same numbers in another type, in a new buffer."""
+    made = to.new(TensorType(dtype, view.shape))
+    copy_into(to, view, made)
+    return made
+
+
+def fill(to: Emit, into: View, value: float) -> None:
+    """Writes one number everywhere."""
     from .lower_elementwise import run_chain
 
-    dtype = NAMES[view.dtype.name]
-    steps = () if view.dtype == into.dtype else (Step("cast", (0,), (("dtype", NAMES[into.dtype.name]),)),)
-    run_chain(to, Chain((dtype,), (), steps), [view], into)
+    run_chain(to, Chain((), ((value, NAMES[into.dtype.name]),), ()), [], into)
+
+
+def copy_into(to: Emit, view: View, into: View) -> None:
+    """Copies elements, whose types may differ."""
+    from .lower_elementwise import cast_step, run_chain
+
+    steps = () if view.dtype == into.dtype else (cast_step(into.dtype),)
+    run_chain(to, Chain((NAMES[view.dtype.name],), (), steps), [view], into)
 
 
 @lowers("reshape")
@@ -88,3 +107,18 @@ def _cast(to: Emit, node: Node) -> None:
         to.views[node.output] = x
     else:
         copy_into(to, x, to.result(node))
+
+
+@lowers("bitcast")
+def _bitcast(to: Emit, node: Node) -> None:
+    to.views[node.output] = replace(to.view(node.inputs[0]), dtype=node.output.type.dtype)
+
+
+@lowers("from_panels")
+def _from_panels(to: Emit, node: Node) -> None:
+    x, columns = to.view(node.inputs[0]), node.attrs["columns"]
+    panels, k, width = x.shape
+    across = replace(x, shape=(k, panels, width), strides=(x.strides[1], x.strides[0], x.strides[2]))
+    wide = (k, panels * width)
+    whole = replace(copy_of(to, across), shape=wide, strides=row_major(wide))
+    to.views[node.output] = _part(whole, 1, 0, columns)

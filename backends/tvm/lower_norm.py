@@ -5,13 +5,16 @@ from __future__ import annotations
 from ...ir.graph import Node
 from .emit import Emit
 from .kernels.norm import norm
-from .lower import lowers
+from .lower import PARTS, lowers
 
 
 @lowers("layer_norm", "rms_norm")
-def _norm(to: Emit, node: Node) -> None:
+def _norm(to: Emit, node: Node) -> object:
+    d = to.view(node.inputs[0]).shape[-1]
+    if not isinstance(d, int):
+        return PARTS
     given = [to.array(v) for v in node.inputs if v is not None]
-    d = given[0].shape[-1]
     centred = node.op.name == "layer_norm"
     static = {"d": d, "eps": node.attrs["eps"], "lanes": to.lanes, "centred": centred, "biased": len(given) == 3}
     to.call(norm, static, given, [to.result(node)], [node.output.type.elements // d])
+    return None

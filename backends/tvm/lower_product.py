@@ -8,7 +8,7 @@ from ...ir.graph import Node
 from .emit import NAMES, Emit, View
 from .epilogue import Epilogue
 from .kernels.gemm import Shape, gemm
-from .lower import lowers
+from .lower import PARTS, lowers
 from .tiles import WIDTH, Chip, tiles_of
 
 
@@ -17,8 +17,17 @@ def product_shape(k: int, n: int, chip: Chip, held: str = "float32") -> Shape:
 
 
 @lowers("panel_linear")
-def _panel_linear(to: Emit, node: Node) -> None:
+def _panel_linear(to: Emit, node: Node) -> object:
+    if not takes(node):
+        return PARTS
     product(to, node, node, Epilogue(), [])
+    return None
+
+
+def takes(node: Node) -> bool:
+    """Whether a product is of panels as the kernel's."""
+    x, panels = (v.type for v in node.inputs[:2] if v is not None)
+    return panels.shape[-1] == WIDTH and x.dtype.name == "f32"
 
 
 def product(to: Emit, node: Node, last: Node, epilogue: Epilogue, arrays: Sequence[View]) -> None:

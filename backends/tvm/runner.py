@@ -158,7 +158,16 @@ class _Entry:
             table, outputs, keep = self._prepared(inputs, sizes)
             self._call(table, 0, len(self.schedule.calls))
         del keep
+        if table.report[0]:
+            self._refuse(table)
         return outputs
+
+    def _refuse(self, table: _Table) -> None:
+        """Raises: RunError for an index that a kernel found outside."""
+        call = self.schedule.calls[int(table.report[0]) - 1]
+        table.report[0] = 0
+        found = ", ".join(call.keys)
+        raise RunError("an index is outside of what is looked up by it", found=found, hint="look at the ids given")
 
     def timed(self, inputs: Arrays, sizes: Mapping[str, int], began: float) -> tuple[KernelTime, ...]:
         found = []
@@ -194,6 +203,7 @@ class _Table:
         self._constants = [
             np.asarray([_number(c.value, known)], DTYPES[c.dtype].numpy) for c in schedule.constants
         ]  # fmt: skip
+        self.report = np.zeros(1, np.int64)
         self._in_arena: list[tuple[int, int]] = []
         self._inputs: dict[str, list[tuple[int, int]]] = {}
         self._outputs: dict[str, list[tuple[int, int]]] = {}
@@ -217,6 +227,8 @@ class _Table:
             self.words[at] = weights[arg.name].ctypes.data + value
         elif arg.kind == "constant":
             self.words[at] = self._constants[int(arg.name)].ctypes.data + value
+        elif arg.kind == "report":
+            self.words[at] = self.report.ctypes.data
         elif arg.kind == "arena":
             self._in_arena.append((at, offsets[int(arg.name)] + value))
         elif arg.kind == "scratch":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
-Kind = Literal["arena", "input", "output", "weight", "constant", "size", "scratch"]
+Kind = Literal["arena", "input", "output", "weight", "constant", "size", "scratch", "report"]
 
 
 class Arg(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):

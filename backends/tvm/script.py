@@ -7,6 +7,7 @@ thread and how many there are. All threads run it at once; each does its share, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 from tvm import ir, tirx
@@ -41,6 +42,10 @@ class Body:
         own = T.Bind(T.reinterpret(kind, self._table[slot] + self.thread * bytes + offset))
         return T.decl_buffer((_ANY,), dtype, data=own, layout=None)
 
+    def numbers(self, slot: int, dtype: str) -> Numbers:
+        """The same, read and written as the type in which its numbers are computed."""
+        return Numbers(self.array(slot, "uint16" if dtype == "bfloat16" else dtype), dtype)
+
     def size(self, slot: int) -> Expr:
         """The number in a slot, an i64."""
         return T.Bind(self._table[slot])
@@ -71,7 +76,7 @@ def i64(value: int) -> Expr:
 
 def number(value: float, lanes: int = 1, dtype: str = "float32") -> Expr:
     """A constant, in each lane."""
-    scalar = (tirx.FloatImm if dtype.startswith(("float", "bfloat")) else tirx.IntImm)(dtype, value)
+    scalar = tirx.FloatImm(dtype, value) if dtype.startswith(("float", "bfloat")) else tirx.IntImm(dtype, int(value))
     return scalar if lanes == 1 else tirx.Broadcast(scalar, lanes)
 
 
@@ -141,9 +146,57 @@ def widened(x: Expr) -> Expr:
     return reinterpret("float32" if lanes == 1 else f"float32x{lanes}", whole)
 
 
+def is_nan(x: Expr) -> Expr:
+    return tirx.isnan(x)
+
+
+def same(a: Expr, b: Expr) -> Expr:
+    """a == b, which in Python is not TVM's."""
+    return tirx.EQ(a, b)
+
+
+def differ(a: Expr, b: Expr) -> Expr:
+    """a != b of whole numbers: of nan, TVM says no."""
+    return tirx.NE(a, b)
+
+
+def either(*conditions: Expr) -> Expr:
+    """Whether one holds, lane by lane."""
+    return reduce(tirx.Or, conditions)
+
+
+def each(*conditions: Expr) -> Expr:
+    """Whether all hold, lane by lane."""
+    return reduce(tirx.And, conditions)
+
+
+def steps_from(start: Expr, step: int, lanes: int) -> Expr:
+    """start, start + step, ... in the lanes."""
+    return start if lanes == 1 else tirx.Ramp(start, i64(step), lanes)
+
+
 def shift_right(x: Expr, bits: int) -> Expr:
     """Of an int32: its sign goes along."""
     return x >> number(bits, lanes_of(x), "int32")
+
+
+def element_of(x: Expr) -> str:
+    """TVM's name of a vector's element type."""
+    return str(x.ty.dtype).partition("x")[0]
+
+
+def vector_of(dtype: str, lanes: int) -> str:
+    """TVM's name of a vector type."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def per_lane(function: Callable[..., Expr], *vectors: Expr) -> Expr:
+    """A function of scalars on each lane."""
+    lanes = lanes_of(vectors[0])
+    if lanes == 1:
+        return function(*vectors)
+    held = [T.Bind(v) for v in vectors]
+    return tirx.Shuffle([function(*(tirx.Shuffle([v], [i]) for v in held)) for i in range(lanes)], list(range(lanes)))
 
 
 # -- memory -----------------------------------------------------------------------------------------------------
@@ -162,6 +215,40 @@ def prefetch(array: Any, at: Expr) -> None:
     """Asks for the cache line that an element lies in, into the nearest cache; it need not exist."""
     read, nearest_cache, data = (tirx.IntImm("int32", i) for i in (0, 3, 1))
     T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address(array, at), read, nearest_cache, data))
+
+
+class Numbers:
+    """An array whose numbers are computed as `wide`: f32 for those of 16 bits, else its own type."""
+
+    def __init__(self, array: Any, dtype: str) -> None:
+        self._array, self._dtype, self.wide = array, dtype, wide(dtype)
+
+    def load(self, at: Expr, lanes: int = 1) -> Expr:
+        value = load(self._array, at, lanes)
+        if self._dtype == "bfloat16":
+            return widened(value)
+        return value if self.wide == self._dtype else tirx.Cast(vector_of(self.wide, lanes), value)
+
+    def store(self, at: Expr, value: Expr, lanes: int = 1) -> None:
+        if self._dtype == "bfloat16":
+            value = tirx.Cast(vector_of("uint16", lanes), bf16_bits(value) >> number(16, lanes, "uint32"))
+        elif element_of(value) != self._dtype:
+            value = tirx.Cast(vector_of(self._dtype, lanes), value)
+        store(self._array, at, value, lanes)
+
+
+def wide(dtype: str) -> str:
+    """The type in which numbers of a type are computed."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def bf16_bits(value: Expr) -> Expr:
+    """The bits of f32 numbers rounded to bf16, the nearest and of two the even one; the lower 16 mean nothing."""
+    lanes = lanes_of(value)
+    bits = T.Bind(tirx.reinterpret(vector_of("uint32", lanes), value))
+    half, one, shift = (number(n, lanes, "uint32") for n in (0x7FFF, 1, 16))
+    quiet = bits | number(0x400000, lanes, "uint32")
+    return tirx.Select(tirx.isnan(value), quiet, bits + half + ((bits >> shift) & one))
 
 
 class Registers:
@@ -189,7 +276,7 @@ class Registers:
 def kept(value: Expr) -> Expr:
     """A number that is computed here, once: TVM writes what `bind` binds out again wherever it stands, and tries for
     seconds to simplify what comes of smallest and largest ones in one another."""
-    one = Registers(1, lanes_of(value), str(value.ty.dtype))
+    one = Registers(1, lanes_of(value), element_of(value))
     one[0] = value
     return one[0]
 
@@ -213,10 +300,6 @@ def when(condition: Expr, then: Callable[[], None], otherwise: Callable[[], None
         if otherwise is not None:
             with T.Else():
                 otherwise()
-
-
-def either(*conditions: Expr) -> Expr:
-    return tirx.any(*conditions)
 
 
 def negated(condition: Expr) -> Expr:

@@ -12,10 +12,11 @@ from typing import Any
 from tvm import tirx
 
 from . import vector_math as vm
-from .script import Expr, number
+from .formulas import FORMULAS as _MORE
+from .script import Expr, number, wide
 
 Formula = Callable[..., Expr]
-FORMULAS: dict[str, Formula] = {}
+FORMULAS: dict[str, Formula] = {**_MORE}
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,11 @@ class Chain:
     steps: tuple[Step, ...]
 
     def evaluate(self, arrays: Sequence[Expr], lanes: int) -> Expr:
-        """The result, given vectors of the arrays' elements."""
-        values = [*arrays, *(number(_typed(v, d), lanes, d) for v, d in self.constants)]
+        """The result, given vectors of the arrays' elements; those of 16 bits are given, and come, as f32."""
+        values = [*arrays, *(number(v, lanes, wide(d)) for v, d in self.constants)]
         for step in self.steps:
             values.append(FORMULAS[step.op](*(values[i] for i in step.inputs), **dict(step.attrs)))
         return values[-1]
-
-
-def _typed(value: float, dtype: str) -> float | int:
-    return value if dtype.startswith(("float", "bfloat")) else int(value)
 
 
 def _formula(*names: str) -> Callable[[Formula], Formula]:
@@ -60,19 +57,14 @@ def _formula(*names: str) -> Callable[[Formula], Formula]:
 
 _PLAIN: Mapping[str, Formula] = {
     "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
-    "maximum": lambda a, b: tirx.max(a, b), "minimum": lambda a, b: tirx.min(a, b),
-    "neg": lambda x: vm.constant(0.0, x) - x, "abs": tirx.abs, "sqrt": tirx.sqrt,
+    "maximum": vm.most, "minimum": vm.least, "neg": lambda x: vm.constant(-1.0, x) * x, "abs": tirx.abs,
+    "sqrt": tirx.sqrt,
     "rsqrt": lambda x: vm.constant(1.0, x) / tirx.sqrt(x), "reciprocal": lambda x: vm.constant(1.0, x) / x,
     "exp": vm.exp, "tanh": vm.tanh, "erf": vm.erf, "sigmoid": vm.sigmoid, "silu": lambda x: x * vm.sigmoid(x),
-    "relu": lambda x: tirx.max(x, vm.constant(0.0, x)), "floor": tirx.floor, "ceil": tirx.ceil,
+    "relu": lambda x: tirx.max(vm.constant(0.0, x), x), "floor": tirx.floor, "ceil": tirx.ceil,
     "round": tirx.nearbyint,
 }  # fmt: skip
 FORMULAS.update(_PLAIN)
-
-
-@_formula("div")
-def _div(a: Expr, b: Expr) -> Expr:
-    return tirx.div(a, b)
 
 
 @_formula("gelu")

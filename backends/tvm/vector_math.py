@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from .script import Expr, lanes_of, number
+from .script import Expr, element_of, lanes_of, number, per_lane
 
 LOG2E = 1.4426950408889634
 # ln 2 in two parts, the first short enough for its products with small integers to be exact.
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
-_EXP_LOW, _EXP_HIGH = -87.33654, 88.72283
+_EXP_LOW, _EXP_HIGH = -87.4, 89.0
 
 
 def _as(x: Expr, kind: str) -> str:
@@ -21,7 +21,8 @@ def _as(x: Expr, kind: str) -> str:
 
 
 def constant(value: float, like: Expr) -> Expr:
-    return number(value, lanes_of(like))
+    """A number in each lane of another vector's type."""
+    return number(value, lanes_of(like), element_of(like))
 
 
 def polynomial(x: Expr, *coefficients: float) -> Expr:
@@ -33,12 +34,16 @@ def polynomial(x: Expr, *coefficients: float) -> Expr:
 
 
 def exp(x: Expr) -> Expr:
-    """2^n · e^r, n = round(x / ln 2), |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, 1e-8 off at most."""
-    x = tirx.min(tirx.max(x, constant(_EXP_LOW, x)), constant(_EXP_HIGH, x))
+    """2^n · e^r, n = round(x / ln 2), |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, 1e-8 off at most.
+
+    The polynomial is of 2 e^r, and the power of n - 1: so the greatest numbers overflow where they should. Results
+    under 2^-126 are 0. The bounds stand first in `max` and `min`, which give the second where one is nan.
+    """
+    x = tirx.min(constant(_EXP_HIGH, x), tirx.max(constant(_EXP_LOW, x), x))
     n = tirx.nearbyint(x * constant(LOG2E, x))
     r = (x - n * constant(LN2_HIGH, x)) - n * constant(LN2_LOW, x)
-    y = polynomial(r, 1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0)
-    bits = (tirx.Cast(_as(x, "int32"), n) + number(127, lanes_of(x), "int32")) << number(23, lanes_of(x), "int32")
+    y = polynomial(r, 1 / 2520, 1 / 360, 1 / 60, 1 / 12, 1 / 3, 1.0, 2.0, 2.0)
+    bits = (tirx.Cast(_as(x, "int32"), n) + number(126, lanes_of(x), "int32")) << number(23, lanes_of(x), "int32")
     return y * tirx.reinterpret(_as(x, "float32"), bits)
 
 
@@ -66,3 +71,22 @@ def erf(x: Expr) -> Expr:
     p = t * polynomial(t, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
     y = one - p * exp(constant(0.0, x) - size * size)
     return tirx.Select(x < constant(0.0, x), constant(0.0, x) - y, y)
+
+
+def most(a: Expr, b: Expr) -> Expr:
+    """The greater; nan where either is. `tirx.max` gives its second where one is nan."""
+    greater = tirx.max(a, b)
+    return tirx.Select(tirx.isnan(a), a, greater) if element_of(a).startswith("float") else greater
+
+
+def least(a: Expr, b: Expr) -> Expr:
+    """The lesser; nan where either is."""
+    lesser = tirx.min(a, b)
+    return tirx.Select(tirx.isnan(a), a, lesser) if element_of(a).startswith("float") else lesser
+
+
+def libm(name: str, *args: Expr) -> Expr:
+    """A function of C's on each lane by itself."""
+    kind = element_of(args[0])
+    full = name if kind == "float64" else f"{name}f"
+    return per_lane(lambda *one: tirx.call_pure_extern(kind, full, *one), *args)

@@ -11,7 +11,7 @@ from ...ir.graph import Graph, Node, Program, Value, callee
 from ...ir.walk import key_of
 from .emit import Emit, Root, View, row_major
 from .group import Group, groups
-from .lower import DECLINED, table
+from .lower import DECLINED, PARTS, table
 from .lower_group import lower_group
 from .schedule import Schedule
 
@@ -61,9 +61,7 @@ class Walk:
             to.views[node.output] = to.constant(node.attrs["dim"], node.output.type.dtype)
         elif name in ("call", "fused"):
             self._call(node)
-        elif name in self._table:
-            self._table[name](to, node)
-        else:
+        elif name not in self._table or self._table[name](to, node) is PARTS:
             self._decompose(node)
 
     def _weight(self, name: str) -> Root:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..script import Body, Expr, bind, div, i64, kernel, least, load, loop, most, rem, splat, store, when
+from ..script import Body, Expr, bind, div, i64, kernel, least, loop, most, rem, splat, when
 from ..steps import Chain
 
 CONTIGUOUS, REPEATED, APART = 1, 0, -1
@@ -23,8 +23,8 @@ def elementwise(name: str, *, chain: Chain, out: str, rank: int, last: tuple[int
     wide = lanes if APART not in last and last[-1] == CONTIGUOUS else 1
 
     def write(b: Body) -> None:
-        given = [b.array(i, d) for i, d in enumerate(chain.dtypes)]
-        y = b.array(arrays, out)
+        given = [b.numbers(i, d) for i, d in enumerate(chain.dtypes)]
+        y = b.numbers(arrays, out)
         sizes = [b.size(arrays + 1 + i) for i in range(rank)]
         at = arrays + 1 + rank
         strides = [[b.size(at + i * rank + axis) for axis in range(rank)] for i in range(arrays + 1)]
@@ -50,8 +50,8 @@ def elementwise(name: str, *, chain: Chain, out: str, rank: int, last: tuple[int
                 for i, array in enumerate(given):
                     place = _place(starts[i], column, last[i], step[i])
                     one = last[i] == REPEATED
-                    values.append(splat(load(array, place), width) if one else load(array, place, width))
-                store(y, _place(starts[-1], column, last[-1], step[-1]), chain.evaluate(values, width), width)
+                    values.append(splat(array.load(place), width) if one else array.load(place, width))
+                y.store(_place(starts[-1], column, last[-1], step[-1]), chain.evaluate(values, width), width)
 
             if wide == 1:
                 put(first, 1)
@@ -65,6 +65,7 @@ def elementwise(name: str, *, chain: Chain, out: str, rank: int, last: tuple[int
 
 def _split(low: Expr, high: Expr, pieces: Expr, wide: int, piece: Any) -> None:
     """Pieces low..high, row by row: one division a row, not one a piece."""
+    pieces = bind(most(pieces, i64(1)))  # of an empty array there are none
     first_row, last_row = bind(div(low, pieces)), bind(div(high + (pieces - 1), pieces))
     with loop(first_row, last_row) as row:
         begin = bind(most(low - row * pieces, i64(0)))

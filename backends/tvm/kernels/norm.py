@@ -71,5 +71,5 @@ def across(vector: Registers, lanes: int, combine: Any) -> Expr:
     """One number from the lanes of a vector's first register, pair by pair."""
     values = [vector.lane(0, i) for i in range(lanes)]
     while len(values) > 1:
-        values = [combine(values[i], values[i + len(values) // 2]) for i in range(len(values) // 2)]
+        values = [bind(combine(values[i], values[i + len(values) // 2])) for i in range(len(values) // 2)]
     return values[0]

@@ -69,7 +69,7 @@ def one(op: str, *arrays: np.ndarray | None, shapes: Sequence[Shape | None] = ()
 def program_of(cases: Mapping[str, Case]) -> Program:
     """One entry a case. Symbols of the same name are the same in all."""
     names = {n for c in cases.values() for v in c.graph.inputs for d in v.type.shape for n in symbols(d)}
-    return Program({n: c.graph for n, c in cases.items()}, tuple(cases), {}, {n: Range(1, 1 << 20) for n in names})
+    return Program({n: c.graph for n, c in cases.items()}, tuple(cases), {}, {n: Range(0, 1 << 20) for n in names})
 
 
 def opened(cases: Mapping[str, Case], folder: Path, *, threads: int | None = None, passes: bool = False) -> Runner:
