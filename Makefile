@@ -11,7 +11,7 @@ DEV := $(VENV)/.installed-dev-$(HASH)
 # What `make check` runs of the tests: those that need neither torch nor a model nor a browser.
 WITH_MODELS := tests/ir/capture tests/ir/test_fold_models.py tests/compiler/test_captured.py \
 	tests/profiler/report/test_html.py $(patsubst %,tests/profiler/test_%.py,calibrate candidates compare \
-	generation_bench kv_cache measure memory_model perplexity profile_reports profile_verb tune) tests/profiler/evaluation/test_adapter.py
+	generation_bench kernel_bench kv_cache measure memory_model perplexity profile_reports profile_verb tune) tests/profiler/evaluation/test_adapter.py
 FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler $(addprefix --ignore ,$(WITH_MODELS))
 PYTEST_ARGS ?=
 
@@ -82,6 +82,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tundish calibrate
 	$(BIN)/python -m tundish predictions --write docs/benchmarks.md
 	$(BIN)/python -m tundish bench --write docs/benchmarks.md
+	$(BIN)/python -m tundish.profiler.kernel_bench gemm --write docs/benchmarks.md
 	$(BIN)/python -m tundish compile smollm2 -o build/smollm2.tundish
 	$(BIN)/python -m tundish.profiler.generation_bench build/smollm2.tundish --write docs/benchmarks.md
 

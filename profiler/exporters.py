@@ -11,7 +11,9 @@ from .openers import fast_module, torch_threads
 from .workers import resolve
 
 
-def ours(job: dict[str, Any], folder: Path, weights: str = "fp32") -> dict[str, Any]:
+def ours(
+    job: dict[str, Any], folder: Path, weights: str = "fp32", backend: str = "onnxruntime"
+) -> dict[str, Any]:  # fmt: skip
     """Our bundle. Imports, loading and asking the original are left out, as they are for the others."""
     import torch  # noqa: F401
     import transformers  # noqa: F401
@@ -22,7 +24,7 @@ def ours(job: dict[str, Any], folder: Path, weights: str = "fp32") -> dict[str, 
     def compiled(**options: Any) -> Any:
         marks.clear()
         return resolve(job["compile"])(
-            job["model"], path, **options, weights=weights,
+            job["model"], path, **options, weights=weights, backend=backend,
             progress=lambda stage, _: marks.append((stage, time.perf_counter())),
         )  # fmt: skip
 
@@ -44,6 +46,11 @@ def ours_int8(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 def ours_int4(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Our bundle with weights in four bits."""
     return ours(job, folder, "int4")
+
+
+def ours_tvm(job: dict[str, Any], folder: Path, weights: str = "fp32") -> dict[str, Any]:
+    """Our bundle of TVM's kernels."""
+    return ours(job, folder, weights, "tvm")
 
 
 def gguf_file(job: dict[str, Any], folder: Path) -> dict[str, Any]:

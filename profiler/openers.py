@@ -24,7 +24,10 @@ Begin = Callable[[], Run]
 
 
 def _bundle(job: dict[str, Any], inputs: Arrays) -> Begin:
-    import onnxruntime  # noqa: F401
+    if "tvm" in job["peer"]:
+        import tvm_ffi  # noqa: F401
+    else:
+        import onnxruntime  # noqa: F401
 
     from ..backends.bundle import open_bundle
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ PEERS: dict[str, Peer] = {
     "openvino": Peer(
         "openvino", {"torch": exporters.openvino_torch, "onnx": exporters.openvino_file}, ("openvino",)
     ),
+    "tundish-tvm": Peer("bundle", {"torch": exporters.ours_tvm, "onnx": exporters.ours_tvm}, ("tvm",)),
+    **{
+        f"tundish-tvm-{held}": Peer("bundle", {"torch": partial(exporters.ours_tvm, weights=held)}, ("tvm",), held)
+        for held in ("bf16", "int8", "int4")
+    },
     "tundish-int8": Peer("bundle", {"torch": exporters.ours_int8}, weights="int8"),
     "tundish-int4": Peer("bundle", {"torch": exporters.ours_int4}, weights="int4"),
     "llama-cpp": Peer(
