@@ -32,10 +32,9 @@ from .profiler.report.terminal import show as show_profile
 from .profiler.report.write import check_files as check_reports
 from .profiler.report.write import write as write_reports
 from .profiling import predictions, profile
-from .steps import generation_info, record_all
 from .tuning import tune
 from .weight_formats import policy, weights_held
-from .work import PRECISIONS, Asked, Span, Work, after_passes, builder
+from .work import PRECISIONS, Asked, Span, Work, after_passes, builder, generation_info, record_all
 
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "as_transformers", "bench", "calibrate", "capture",

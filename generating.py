@@ -62,7 +62,7 @@ def _opened(bundle: str | Path | Bundle, threads: int | None, progress: Progress
     _check_writes(str(bundle))
     compile = resolve(f"{__package__}.api:compile")  # it stands above this file
     with tempfile.TemporaryDirectory(prefix="tundish-generate-") as folder:
-        place = Path(folder) / "model.tundish"
+        place = Path(folder) / f"{Path(bundle).name or 'model'}.tundish"
         compile(str(bundle), place, progress=lambda stage, share: progress(stage, 0.9 * share)).close()
         with open_bundle(place, threads=threads) as opened:
             yield opened

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .backends.cases import Case, Cases
 from .backends.generation.session import ENCODE, STEP
 from .ir.diagnostics import CaptureError
 from .ir.dims import Range
 from .ir.graph import Program
-
-if TYPE_CHECKING:
-    from .compiler.plan import Plan
-    from .work import Work
+from .originals import answers_of, as_ours, captured
 
 MOST_TOKENS = 512  # of a row in one run: longer texts are read in pieces
 MOST_CONTEXT = 1 << 20  # where nothing in the model limits it
 ENCODER_CASE, ENCODER_ROWS = 16, 3  # tokens and rows of the encoder's largest case
 
 
-class Step:
-    """A decoder's step: captured, and able to answer as the original does.
+class _Entry:
+    """What stands beside the whole model: captured, and able to answer as the original does."""
+
+    source: Any
+    program: Program
+
+    def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """What the original answers."""
+        return answers_of(self.source, inputs)
+
+    @property
+    def exact(self) -> Any:
+        """The original in double precision."""
+        return self.source.exact
+
+
+class Step(_Entry):
+    """A decoder's step.
 
     rows: the batch sizes to allow. seq: the lengths of the encoder's text, where there is an encoder.
     encoder: what is run once before all steps; None of a decoder alone.
@@ -32,8 +44,6 @@ class Step:
     """
 
     def __init__(self, source: Any, rows: Range, seq: Range | None = None) -> None:
-        from .work import captured
-
         self.source = _step_source(source, seq)
         self.context: int | None = source.max_seq
         room = Range(1, self.context or MOST_CONTEXT)
@@ -48,17 +58,6 @@ class Step:
         if [str(d) for d in ids.type.shape] != ["batch", "tokens"]:
             raise CaptureError(f"{source.name} takes as many tokens as rows only, where caches stay in place",
                                found=str(ids.type))  # fmt: skip
-
-    def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """What the original answers."""
-        from .work import answers_of
-
-        return answers_of(self.source, inputs)
-
-    @property
-    def exact(self) -> Any:
-        """The original in double precision."""
-        return self.source.exact
 
     def cases(self) -> list[tuple[str, dict[str, np.ndarray]]]:
         """Seeded inputs, whose caches hold what the model kept of drawn texts."""
@@ -101,25 +100,12 @@ class Step:
         return {STEP: self} if self.encoder is None else {ENCODE: self.encoder, STEP: self}
 
 
-class Encoder:
-    """What an encoder-decoder runs once for a text: captured, and able to answer as the original does."""
+class Encoder(_Entry):
+    """What an encoder-decoder runs once for a text."""
 
     def __init__(self, source: Any, rows: Range, seq: Range) -> None:
-        from .work import captured
-
         self.source, self.ranges = source, {"batch": rows, "seq": seq}
         self.program: Program = captured(source, self.ranges)
-
-    def call(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """What the original answers."""
-        from .work import answers_of
-
-        return answers_of(self.source, inputs)
-
-    @property
-    def exact(self) -> Any:
-        """The original in double precision."""
-        return self.source.exact
 
     def cases(self) -> list[tuple[str, dict[str, np.ndarray]]]:
         """Seeded inputs, which are no longer than need be: the answers hold keys and values of every layer."""
@@ -134,42 +120,13 @@ class Encoder:
 
 def _step_source(source: Any, seq: Range | None) -> Any:
     """Raises: CaptureError."""
-    from .models.errors import ModelError
     from .models.seq2seq_step import is_seq2seq, seq2seq_step_source
     from .models.stepping import step_source
 
-    try:
+    with as_ours():
         if seq is not None and is_seq2seq(source):
             return seq2seq_step_source(source, (seq.low, seq.high or MOST_TOKENS))
         return step_source(source)
-    except ModelError as error:
-        raise CaptureError(error.problem, found=error.found, hint=error.hint) from error
-
-
-def generation_info(work: Work, plan: Plan) -> dict[str, Any]:
-    """What a bundle says of generation: `Step.info`, and the longest text of one row that fits beside the weights."""
-    if work.step is None:
-        return {}
-    room = plan.decisions["memory"]["caches"][STEP]
-    longest = work.step.context if room.longest is None else room.longest
-    return {"generation": {**work.step.info, "longest_context": longest}}
-
-
-def record_all(work: Work, stored: Sequence[Case] = ()) -> Cases:
-    """What the original answers to the cases of every entry; to those `stored` where there are any."""
-    from .profiler.parity import record
-
-    def asked(entry: str, own: Any) -> list[tuple[str, Mapping[str, np.ndarray]]]:
-        return [(c.name, c.inputs) for c in stored if c.entry == entry] or own.cases()
-
-    first = work.program.entries[0]
-    made = record(work.call, asked(first, work), work.program, work.origin, work.exact)
-    if work.step is None:
-        return made
-    found = list(made.cases)
-    for name, entry in work.step.entries.items():
-        found += record(entry.call, asked(name, entry), work.program, work.origin, entry.exact, name).cases
-    return Cases(made.origin, tuple(found))
 
 
 def _tokens(module: Any) -> dict[str, Any]:

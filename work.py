@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backends.bundle import FORWARD
+from .backends.cases import Case, Cases
 from .backends.generation.generator import WHY_NOT
+from .backends.generation.session import STEP
 from .ir.diagnostics import CaptureError, CompileError, RunError, TundishError
 from .ir.dims import Range
 from .ir.graph import Program
@@ -23,9 +26,9 @@ from .steps import Step
 if TYPE_CHECKING:
     from .backends.base import Backend
     from .compiler.hardware.machine import Machine
+    from .compiler.plan import Plan
 
 DEFAULT_BATCH, DEFAULT_SEQ = Range(1, 8), Range(1, 512)
-FORWARD = "forward"
 USUAL_LENGTH = 128  # tokens of a run, where none are asked for
 # phase -> the length that varies in it
 PHASES = {"generate": "seq", "prefill": "seq", "decode": "past"}
@@ -108,18 +111,18 @@ class Work:
         progress("capturing", 0.25)
         self.program = captured(self.source, self.ranges)
         self.notes += _narrower(self.ranges, self.program.symbols)
-        self.step = self._stepping() if asked.phase == "generate" and self.source.form == "torch" else None
+        self.step = self._stepping(progress) if asked.phase == "generate" and self.source.form == "torch" else None
         if self.step is not None:
-            progress("capturing the step", 0.35)
             beside = {name: entry.program for name, entry in self.step.entries.items()}
             self.program = join({FORWARD: self.program, **beside})
         if self.source.quantized:
             self._hold_quantized()
 
-    def _stepping(self) -> Step | None:
+    def _stepping(self, progress: Progress) -> Step | None:
         """The step of a model that generates; None, and a note where it might be expected, for others."""
         if not generates(self.source) or self.source.depths or any(self.source.fixed):
             return None
+        progress("capturing the step", 0.33)
         try:
             step = Step(self.source, self.ranges["batch"], self.program.symbols.get("seq", self.ranges["seq"]))
             self.notes += step.notes
@@ -207,6 +210,32 @@ class Work:
         low = max([asked.low, *(r.low for r in found)])
         high = asked.high if asked.high is not None else default.high or low
         return low, max(low, min([high, *(r.high for r in found if r.high is not None)]))
+
+
+def generation_info(work: Work, plan: Plan) -> dict[str, Any]:
+    """What a bundle says of generation: `Step.info`, and the longest text of one row that fits beside the weights."""
+    if work.step is None:
+        return {}
+    room = plan.decisions["memory"]["caches"][STEP]
+    longest = work.step.context if room.longest is None else room.longest
+    return {"generation": {**work.step.info, "longest_context": longest}}
+
+
+def record_all(work: Work, stored: Sequence[Case] = ()) -> Cases:
+    """What the original answers to the cases of every entry; to those `stored` where there are any."""
+    from .profiler.parity import record
+
+    def asked(entry: str, own: Any) -> list[tuple[str, Mapping[str, np.ndarray]]]:
+        return [(c.name, c.inputs) for c in stored if c.entry == entry] or own.cases()
+
+    first = work.program.entries[0]
+    made = record(work.call, asked(first, work), work.program, work.origin, work.exact)
+    if work.step is None:
+        return made
+    found = list(made.cases)
+    for name, entry in work.step.entries.items():
+        found += record(entry.call, asked(name, entry), work.program, work.origin, entry.exact, name).cases
+    return Cases(made.origin, tuple(found))
 
 
 def generates(source: Any) -> bool:

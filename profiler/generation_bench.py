@@ -16,6 +16,7 @@ import numpy as np
 
 from ..backends.bundle import Bundle, open_bundle
 from ..backends.generation.session import Session
+from ..ir.diagnostics import TundishError
 from .benchmarks import machine_line, write_part
 from .process import resident_bytes
 from .report.table import size, table
@@ -27,8 +28,7 @@ PART = "generation"
 
 def long_decode(bundle: Bundle, threads: int | None = None) -> dict[str, Any]:
     """One row, NEW tokens after WARM, or as many as the context holds: growth of memory, and speed at either end."""
-    context = bundle.manifest.info["generation"]["context"] or NEW + WARM
-    new = min(NEW, int(context) - WARM)
+    new = min(NEW, (bundle.generator.context or NEW + WARM) - WARM)
     session, rng = Session(bundle, 1, WARM + new, threads), np.random.default_rng(0)
     ids = rng.integers(0, session.vocab, 64).tolist()  # few, so that the embedding's pages are there from the start on
     for i in range(WARM):
@@ -86,7 +86,10 @@ def main() -> None:
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--write", type=Path, help="the markdown file to rewrite")
     asked = parser.parse_args()
-    rows = [measured(path) for path in asked.bundles]
+    try:
+        rows = [measured(path) for path in asked.bundles]
+    except TundishError as error:
+        parser.exit(2, f"{error}\n")
     table(rows)
     if asked.write is not None:
         keys = list(rows[0])

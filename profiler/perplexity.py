@@ -69,7 +69,7 @@ class Reader:
 
 def bundle_reader(bundle: Bundle, threads: int | None = None) -> Reader:
     """A bundle of a decoder. Raises: LoadError where it gives no logits for each token of a text."""
-    entry = "forward" if "forward" in bundle.entries else next(iter(bundle.entries))
+    entry = next(iter(bundle.entries))
     signature, name = bundle.entries[entry], bundle.path.name
     inputs = tuple(s.name for s in signature.inputs)
     logits = next((s for s in signature.outputs if s.name == "logits" and len(s.shape) == 3), None)

@@ -179,6 +179,7 @@ def test_what_is_no_bundle_is_compiled_first(command: Command, talking: Path) ->
     assert told.code == 0
     assert told.out == command("generate", talking, "The foundry", "--max-new-tokens", 6).out
     refused(command("generate", "no-such-model", "a"), "'no-such-model' is no model")
+    refused(command("generate", "gpt2-tiny", "a"), "gpt2-tiny.tundish holds no tokenizer")
 
 
 def test_ctrl_c_prints_what_there_is(

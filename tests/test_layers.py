@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "accounts": frozenset({*FOLDERS, "originals", "weight_formats", "work"}),
     "contests": frozenset({*FOLDERS, "originals", "work"}),
     "profiling": frozenset({*FOLDERS, "originals", "work"}),
-    "work": frozenset({*FOLDERS, "originals"}),
+    "work": frozenset({*FOLDERS, "originals", "steps"}),
+    "steps": frozenset({*FOLDERS, "originals"}),
     "originals": frozenset(FOLDERS),
     "cli": frozenset({
         "api", "cli_base", "cli_evaluating", "cli_generating", "cli_measuring", "cli_profiling", "cli_tuning",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from lm_kit import LONGEST, save_lm
 
@@ -126,6 +129,21 @@ def test_pipelines_take_it_for_the_model(model, original, tokenizer, caplog):
     chat = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "hello"}]
     assert ours(chat, **how) == theirs(chat, **how)
     assert "not supported" not in caplog.text
+
+
+def test_the_documents_example_differs_from_transformers_in_one_line(model, original, tokenizer, capsys):
+    """And prints the same: run as it is written, and with the line that it names in place of ours."""
+    page = (Path(tundish.__file__).parent / "docs" / "evaluation.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
+    (line,) = re.findall(r"^model = .*# was: (.*)$", code, re.M)
+    theirs = re.sub(r"^model = .*$", f"model = {line}", code, flags=re.M)
+    theirs = theirs.replace("...", repr(original.name_or_path))
+    theirs = theirs.replace("import tundish", "from transformers import AutoModelForCausalLM")
+    said = []
+    for text in (code, theirs):
+        exec(text.replace("smollm2.tundish", str(model.bundle.path)), {})
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != ""
 
 
 @pytest.mark.parametrize(("how", "word"), [

@@ -42,6 +42,17 @@ def test_a_stored_beginning_is_not_read_again(wide: Path):
     assert found["first_s"] > 0 and found["ratio"] == found["first_s"] / found["second_s"]
 
 
+def test_a_bundle_that_does_not_generate_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    tundish.compile("bert-tiny", tmp_path / "b.tundish", batch="1..2", seq="1..8").close()
+    for place, said in ((tmp_path / "b.tundish", "cannot generate"), (tmp_path, "is not a bundle")):
+        monkeypatch.setattr("sys.argv", ["generation_bench", str(place)])
+        with pytest.raises(SystemExit) as stop:
+            g.main()
+        assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_the_table_is_written(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(g, "NEW", 64)
     monkeypatch.setattr("sys.argv", ["generation_bench", str(wide), "--write", str(tmp_path / "b.md")])
