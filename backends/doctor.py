@@ -11,6 +11,7 @@ from ..compiler.hardware.machine import this_machine
 from ..ir.op import OPS
 from ..ir.op import get as get_op
 from .registry import available, get
+from .tvm.linker import linker
 
 Row = dict[str, Any]
 _NEEDED = {"torch": "capturing models", "transformers": "loading models", "onnx": "building ONNX files"}
@@ -60,4 +61,6 @@ def part_rows() -> list[Row]:
         except importlib.metadata.PackageNotFoundError:
             missing = f"missing, needed for {why}; pip install 'tundish[compile]'"
             rows.append({"part": package, "usable": False, "about": missing})
-    return rows
+    path = linker(this_machine().arch)
+    about = path or "missing, needed for compiling with the TVM backend; install gcc, clang or binutils"
+    return [*rows, {"part": "linker", "usable": path is not None, "about": about}]

@@ -114,6 +114,7 @@ class Emit:
         self._roots: list[Root] = []
         self._constants: list[Constant] = []
         self._scratch: Dim = 0
+        self._cut: Dim = 0  # how the scratch memory is cut among the threads in this stage, 0 where it is not used
         self._stage = 0
 
     # -- values ------------------------------------------------------------------------------------
@@ -177,7 +178,10 @@ class Emit:
         read, wrote = [v.root for v in reads], [v.root for v in writes]
         now = self._stage
         waits = any(r.written == now for r in read) or any(now in (r.written, r.read) for r in wrote)
+        # A thread that is ahead would write where another, whose part begins elsewhere, still reads.
+        waits = waits or (scratch != 0 and self._cut not in (0, scratch))
         self._stage += waits
+        self._cut = scratch if waits or scratch != 0 else self._cut
         for root in read:
             root.read = self._stage
         for root in wrote:

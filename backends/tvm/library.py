@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from ...ir.diagnostics import BuildError
 from ..base import Say
 from .barrier import barrier_code
 from .emit import Kernels
+from .linker import linker as linker_of
 from .objects import lowered, object_code, objects, target_of
 from .schedule import Schedule
 from .script import address, both, external, function, i64, imports, parallel, table_of, when
@@ -73,8 +72,7 @@ def entry_of(schedule: Schedule, symbols: Mapping[str, str], barrier: str) -> An
 
 def find_linker(arch: str) -> str:
     """Raises: BuildError."""
-    prefix = "" if arch == platform.machine() else f"{arch}-linux-gnu-"
-    found = next((path for name in LINKERS if (path := shutil.which(f"{prefix}{name}"))), None)
+    found = linker_of(arch)
     if found is None:
-        raise BuildError(f"there is no linker for {arch} on this system", hint=f"install {prefix}gcc or binutils")
+        raise BuildError(f"there is no linker for {arch} on this system", hint="install gcc, clang or binutils for it")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...ir.graph import Node
-from .emit import Emit
+from .emit import NAMES, Emit
 from .kernels.norm import norm
 from .lower import PARTS, lowers
 
@@ -15,6 +15,7 @@ def _norm(to: Emit, node: Node) -> object:
         return PARTS
     given = [to.array(v) for v in node.inputs if v is not None]
     centred = node.op.name == "layer_norm"
-    static = {"d": d, "eps": node.attrs["eps"], "lanes": to.lanes, "centred": centred, "biased": len(given) == 3}
+    static = {"d": d, "eps": node.attrs["eps"], "lanes": to.lanes, "centred": centred, "biased": len(given) == 3,
+              "dtype": NAMES[given[0].dtype.name]}  # fmt: skip
     to.call(norm, static, given, [to.result(node)], [node.output.type.elements // d])
     return None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
 from . import vector_math as vm
@@ -41,10 +42,15 @@ class Chain:
 
     def evaluate(self, arrays: Sequence[Expr], lanes: int) -> Expr:
         """The result, given vectors of the arrays' elements; those of 16 bits are given, and come, as f32."""
-        values = [*arrays, *(number(v, lanes, wide(d)) for v, d in self.constants)]
+        values = [*arrays, *(number(_rounded(v, d), lanes, wide(d)) for v, d in self.constants)]
         for step in self.steps:
             values.append(FORMULAS[step.op](*(values[i] for i in step.inputs), **dict(step.attrs)))
         return values[-1]
+
+
+def _rounded(value: float, dtype: str) -> float:
+    """As a type of 16 bits holds it."""
+    return value if wide(dtype) == dtype else float(np.asarray(value).astype(dtype))
 
 
 def _formula(*names: str) -> Callable[[Formula], Formula]:
@@ -76,5 +82,6 @@ def _gelu(x: Expr, *, approximate: str = "none") -> Expr:
     half, one = vm.constant(0.5, x), vm.constant(1.0, x)
     if approximate == "none":
         return half * x * (one + vm.erf(x * vm.constant(0.7071067811865476, x)))
-    inner = vm.constant(0.7978845608028654, x) * (x + vm.constant(0.044715, x) * x * x * x)
-    return half * x * (one + vm.tanh(inner))
+    # 1 + tanh(u) is 2 sigmoid(2 u), which loses nothing where they cancel.
+    twice = vm.constant(1.5957691216057308, x) * (x + vm.constant(0.044715, x) * x * x * x)
+    return x * vm.sigmoid(twice)

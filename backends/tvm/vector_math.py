@@ -1,13 +1,13 @@
 """Functions of f32 vectors, written as polynomials: what LLVM would call for each lane by itself.
 
-All take and give vectors (or scalars) of f32; `lanes` is read off the argument.
+All take and give vectors (or scalars) of f32; `lanes` is read off the argument. Of f64, C's own functions are called.
 """
 
 from __future__ import annotations
 
 from tvm import tirx
 
-from .script import Expr, element_of, lanes_of, number, per_lane
+from .script import Expr, bind, element_of, lanes_of, number, per_lane
 
 LOG2E = 1.4426950408889634
 # ln 2 in two parts, the first short enough for its products with small integers to be exact.
@@ -25,6 +25,10 @@ def constant(value: float, like: Expr) -> Expr:
     return number(value, lanes_of(like), element_of(like))
 
 
+def _double(x: Expr) -> bool:
+    return element_of(x) == "float64"
+
+
 def polynomial(x: Expr, *coefficients: float) -> Expr:
     """By Horner's rule, the highest power first."""
     total = constant(coefficients[0], x)
@@ -39,6 +43,8 @@ def exp(x: Expr) -> Expr:
     The polynomial is of 2 e^r, and the power of n - 1: so the greatest numbers overflow where they should. Results
     under 2^-126 are 0. The bounds stand first in `max` and `min`, which give the second where one is nan.
     """
+    if _double(x):
+        return libm("exp", x)
     x = tirx.min(constant(_EXP_HIGH, x), tirx.max(constant(_EXP_LOW, x), x))
     n = tirx.nearbyint(x * constant(LOG2E, x))
     r = (x - n * constant(LN2_HIGH, x)) - n * constant(LN2_LOW, x)
@@ -52,25 +58,32 @@ def sigmoid(x: Expr) -> Expr:
     return one / (one + exp(constant(0.0, x) - x))
 
 
+# Of s = x^2, from its lowest power on: x · P(s) / Q(s), fitted to the function on 0 < x < LAST by least squares
+# reweighted until the greatest relative error no longer fell (2.5e-8 for erf, 4e-10 for tanh). Beyond LAST it is 1.
+_TANH_LAST = 8.0
+_TANH_P = (1.0, 0.13726202, 0.003926625, 2.9204864e-05, 3.3571624e-08, -1.45474474e-11)
+_TANH_Q = (1.0, 0.47059536, 0.027458414, 0.00040421222, 1.3723536e-06)
+_ERF_LAST = 4.0
+_ERF_P = (1.1283791, 0.1935351, 0.053100377, 0.003882903, 0.00028455377, 1.9868303e-06)
+_ERF_Q = (1.0, 0.5048486, 0.115345836, 0.01520637, 0.00118546, 3.7420035e-05)
+
+
+def _quotient(x: Expr, last: float, over: tuple[float, ...], under: tuple[float, ...]) -> Expr:
+    """x · P(x^2) / Q(x^2), 1 and -1 where x is beyond `last`."""
+    square, one = bind(x * x), constant(1.0, x)
+    inside = x * polynomial(square, *over[::-1]) / polynomial(square, *under[::-1])
+    left = tirx.Select(x < constant(-last, x), constant(-1.0, x), inside)
+    return tirx.Select(x > constant(last, x), one, left)
+
+
 def tanh(x: Expr) -> Expr:
-    """Of large |x| by the exponential; of small ones by the Taylor polynomial, where 1 - 2 / (e^2x + 1) cancels."""
-    one = constant(1.0, x)
-    far = one - constant(2.0, x) / (exp(x * constant(2.0, x)) + one)
-    square = x * x
-    near = x + x * square * polynomial(square, 62 / 2835, -17 / 315, 2 / 15, -1 / 3)
-    return tirx.Select(tirx.abs(x) < constant(0.25, x), near, far)
+    """Within 3e-7 of it, relatively."""
+    return libm("tanh", x) if _double(x) else _quotient(x, _TANH_LAST, _TANH_P, _TANH_Q)
 
 
 def erf(x: Expr) -> Expr:
-    """Within 1.5e-7.
-
-    Source: Abramowitz and Stegun 1964, "Handbook of Mathematical Functions", formula 7.1.26.
-    """
-    one, size = constant(1.0, x), tirx.abs(x)
-    t = one / (one + constant(0.3275911, x) * size)
-    p = t * polynomial(t, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-    y = one - p * exp(constant(0.0, x) - size * size)
-    return tirx.Select(x < constant(0.0, x), constant(0.0, x) - y, y)
+    """Within 3e-7 of it, relatively."""
+    return libm("erf", x) if _double(x) else _quotient(x, _ERF_LAST, _ERF_P, _ERF_Q)
 
 
 def most(a: Expr, b: Expr) -> Expr:

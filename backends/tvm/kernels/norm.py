@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..script import Body, Expr, Registers, bind, kernel, lanes_of, load, loop, number, splat, sqrt, store
+from ..script import Body, Expr, Numbers, Registers, bind, kernel, lanes_of, loop, number, splat, sqrt
 
 SUMS = 4  # partial sums, so that additions need not wait for one another
 
 
-def norm(name: str, *, d: int, eps: float, lanes: int, centred: bool, biased: bool) -> Any:
+def norm(name: str, *, d: int, eps: float, lanes: int, centred: bool, biased: bool, dtype: str = "float32") -> Any:
     """Slots: x, weight, bias where there is one, y, rows. centred: layer norm; otherwise the root mean square alone."""
 
     def write(b: Body) -> None:
-        x, weight = b.array(0), b.array(1)
-        bias = b.array(2) if biased else None
-        y, rows = b.array(2 + biased), b.size(3 + biased)
+        x, weight = b.numbers(0, dtype), b.numbers(1, dtype)
+        bias = b.numbers(2, dtype) if biased else None
+        y, rows = b.numbers(2 + biased, dtype), b.size(3 + biased)
         low, high = b.share(rows)
         with loop(low, high) as row:
             at = bind(row * d)
@@ -24,8 +24,8 @@ def norm(name: str, *, d: int, eps: float, lanes: int, centred: bool, biased: bo
             scale = bind(number(1.0) / sqrt(square * number(1 / d) + number(eps)))
 
             def put(i: Expr, width: int) -> None:
-                value = _centre(load(x, at + i, width), mean) * splat(scale, width) * load(weight, i, width)
-                store(y, at + i, value if bias is None else value + load(bias, i, width), width)
+                value = _centre(x.load(at + i, width), mean) * splat(scale, width) * weight.load(i, width)
+                y.store(at + i, value if bias is None else value + bias.load(i, width), width)
 
             _each(d, lanes, put)
 
@@ -47,7 +47,7 @@ def _each(d: int, lanes: int, do: Any) -> None:
             do(i, 1)
 
 
-def _sum(x: Any, at: Expr, d: int, lanes: int, of: Any) -> Expr:
+def _sum(x: Numbers, at: Expr, d: int, lanes: int, of: Any) -> Expr:
     """The sum of `of` of each number of a row, by SUMS partial sums of each lane."""
     partial = Registers(SUMS, lanes)
     partial.fill(number(0.0, lanes))
@@ -55,15 +55,15 @@ def _sum(x: Any, at: Expr, d: int, lanes: int, of: Any) -> Expr:
     if whole:
         with loop(0, whole) as i:
             for s in range(SUMS):
-                partial[s] = partial[s] + of(load(x, at + (i * (SUMS * lanes) + s * lanes), lanes))
+                partial[s] = partial[s] + of(bind(x.load(at + (i * (SUMS * lanes) + s * lanes), lanes)))
     for v in range(whole * SUMS, d // lanes):
-        partial[v % SUMS] = partial[v % SUMS] + of(load(x, at + v * lanes, lanes))
+        partial[v % SUMS] = partial[v % SUMS] + of(bind(x.load(at + v * lanes, lanes)))
     partial[0] = (partial[0] + partial[1]) + (partial[2] + partial[3])
     rest = Registers(1, 1)
     rest[0] = number(0.0)
     if d % lanes:
         with loop(d - d % lanes, d) as i:
-            rest[0] = rest[0] + of(load(x, at + i))
+            rest[0] = rest[0] + of(bind(x.load(at + i)))
     return bind(rest[0] + across(partial, lanes, lambda a, b: a + b))
 
 

@@ -19,16 +19,16 @@ def softmax(name: str, *, dtype: str, lanes: int) -> Any:
         low, high = b.share(rows)
         with loop(low, high) as row:
             base = bind(row * n)
-            top, one = Registers(1, lanes), Registers(1, 1)
-            top.fill(number(float("-inf"), lanes))
-            one.fill(number(float("-inf")))
+            top, one = Registers(1, lanes, x.wide), Registers(1, 1, x.wide)
+            top.fill(number(float("-inf"), lanes, x.wide))
+            one.fill(number(float("-inf"), 1, x.wide))
             with loop(0, whole) as i:
                 top[0] = most(top[0], x.load(base + i * lanes, lanes))
             with loop(whole * lanes, n) as i:
                 one[0] = most(one[0], x.load(base + i))
             greatest = bind(most(across(top, lanes, most), one[0]))
-            top.fill(number(0.0, lanes))
-            one.fill(number(0.0))
+            top.fill(number(0.0, lanes, x.wide))
+            one.fill(number(0.0, 1, x.wide))
             with loop(0, whole) as i:
                 e = bind(vm.exp(x.load(base + i * lanes, lanes) - splat(greatest, lanes)))
                 y.store(base + i * lanes, e, lanes)
@@ -37,7 +37,7 @@ def softmax(name: str, *, dtype: str, lanes: int) -> Any:
                 e = bind(vm.exp(x.load(base + i) - greatest))
                 y.store(base + i, e)
                 one[0] = one[0] + e
-            scale = bind(number(1.0) / (across(top, lanes, lambda a, b: a + b) + one[0]))
+            scale = bind(number(1.0, 1, x.wide) / (across(top, lanes, lambda a, b: a + b) + one[0]))
             with loop(0, whole) as i:
                 y.store(base + i * lanes, y.load(base + i * lanes, lanes) * splat(scale, lanes), lanes)
             with loop(whole * lanes, n) as i:
