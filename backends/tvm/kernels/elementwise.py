@@ -6,9 +6,10 @@ axis is contiguous (1), repeated (0) or neither (-1) is fixed, for vectors need 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from ..script import Body, Expr, bind, div, i64, kernel, least, loop, most, rem, splat, when
+from ..script import Body, Expr, Registers, bind, div, i64, kernel, least, loop, most, rem, splat, when
 from ..steps import Chain
 
 CONTIGUOUS, REPEATED, APART = 1, 0, -1
@@ -35,15 +36,11 @@ def elementwise(name: str, *, chain: Chain, out: str, rank: int, last: tuple[int
         # Work is cut into pieces of rows, or of one row where there are few.
         pieces = bind(div(length + (wide - 1), wide))
         low, high = b.share(bind(rows * pieces))
-
-        def piece(row: Expr, first: Expr) -> None:
-            starts, left = [i64(0)] * (arrays + 1), row
-            for axis in reversed(range(rank - 1)):
-                index = bind(rem(left, sizes[axis]))
-                left = bind(div(left, sizes[axis]))
-                starts = [s + index * strides[i][axis] for i, s in enumerate(starts)]
-            starts = [bind(s) for s in starts]
-            step = [s[-1] for s in strides]
+        pieces = bind(most(pieces, i64(1)))  # of an empty array there are none
+        first_row, last_row = bind(div(low, pieces)), bind(div(high + (pieces - 1), pieces))
+        rows_of = _Rows(sizes[:-1], [s[:-1] for s in strides], first_row)
+        with loop(first_row, last_row) as row:
+            starts, step = rows_of.starts(), [s[-1] for s in strides]
 
             def put(column: Expr, width: int) -> None:
                 values = []
@@ -53,25 +50,56 @@ def elementwise(name: str, *, chain: Chain, out: str, rank: int, last: tuple[int
                     values.append(splat(array.load(place), width) if one else array.load(place, width))
                 y.store(_place(starts[-1], column, last[-1], step[-1]), chain.evaluate(values, width), width)
 
-            if wide == 1:
-                put(first, 1)
-            else:
-                when(first + wide <= length, lambda: put(first, wide), lambda: _single(first, length, put))
-
-        _split(low, high, pieces, wide, piece)
+            begin = bind(most(low - row * pieces, i64(0)))
+            end = bind(least(high - row * pieces, pieces))
+            whole = bind(div(length, wide))
+            with loop(begin, least(end, whole)) as i:
+                put(bind(i * wide), wide)
+            if wide > 1:
+                when(end > whole, lambda: _single(whole * wide, length, put))
+            rows_of.next()
 
     return kernel(name, arrays + 1 + rank + rank * (arrays + 1), write)
 
 
-def _split(low: Expr, high: Expr, pieces: Expr, wide: int, piece: Any) -> None:
-    """Pieces low..high, row by row: one division a row, not one a piece."""
-    pieces = bind(most(pieces, i64(1)))  # of an empty array there are none
-    first_row, last_row = bind(div(low, pieces)), bind(div(high + (pieces - 1), pieces))
-    with loop(first_row, last_row) as row:
-        begin = bind(most(low - row * pieces, i64(0)))
-        end = bind(least(high - row * pieces, pieces))
-        with loop(begin, end) as i:
-            piece(row, bind(i * wide))
+class _Rows:
+    """Where a row begins in each array: found by division for the first, then counted on."""
+
+    def __init__(self, sizes: Sequence[Expr], strides: Sequence[Sequence[Expr]], first: Expr) -> None:
+        self._sizes, self._strides = sizes, strides
+        self._starts = Registers(len(strides), 1, "int64")
+        self._starts.fill(i64(0))
+        self._places = Registers(max(1, len(sizes)), 1, "int64")
+        left = first
+        for axis in reversed(range(len(sizes))):
+            size = bind(most(sizes[axis], i64(1)))
+            self._places[axis] = rem(left, size)
+            left = bind(div(left, size))
+            self._move(axis, self._places[axis])
+
+    def _move(self, axis: int, count: Expr) -> None:
+        for i, stride in enumerate(self._strides):
+            self._starts[i] = self._starts[i] + count * stride[axis]
+
+    def starts(self) -> list[Expr]:
+        return [bind(self._starts[i]) for i in range(len(self._strides))]
+
+    def next(self) -> None:
+        self._step(len(self._sizes) - 1)
+
+    def _step(self, axis: int) -> None:
+        """One further along an axis; at its end, back to its beginning and one further along that before."""
+        if axis < 0:
+            return
+        self._places[axis] = self._places[axis] + i64(1)
+        self._move(axis, i64(1))
+
+        def wrap() -> None:
+            self._move(axis, i64(0) - self._sizes[axis])
+            self._places[axis] = i64(0)
+            self._step(axis - 1)
+
+        when(self._places[axis] >= self._sizes[axis], wrap)
 
 
 def _single(first: Expr, length: Expr, put: Any) -> None:
