@@ -25,7 +25,7 @@ class _Names(dict[str, str]):
 # TVM's names of element types; a bool is a byte.
 NAMES = _Names({
     "f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32",
-    "i16": "int16", "i8": "int8", "u8": "uint8", "bool": "uint8",
+    "i16": "int16", "i8": "int8", "u64": "uint64", "u32": "uint32", "u16": "uint16", "u8": "uint8", "bool": "uint8",
 })  # fmt: skip
 
 

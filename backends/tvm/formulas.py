@@ -35,6 +35,10 @@ def _is_float(x: Expr) -> bool:
     return element_of(x).startswith("float")
 
 
+def _is_signed(x: Expr) -> bool:
+    return not element_of(x).startswith("uint")
+
+
 # -- compares and logic -----------------------------------------------------------------------------------------
 
 FORMULAS |= {
@@ -59,8 +63,9 @@ def _where(condition: Expr, a: Expr, b: Expr) -> Expr:
 
 @_formula("sign")
 def _sign(x: Expr) -> Expr:
-    zero, one, less = (vm.constant(n, x) for n in (0, 1, -1))
-    return tirx.Select(x > zero, one, tirx.Select(x < zero, less, zero))
+    zero, one = (vm.constant(n, x) for n in (0, 1))
+    below = tirx.Select(x < zero, vm.constant(-1, x), zero) if _is_signed(x) else zero
+    return tirx.Select(x > zero, one, below)
 
 
 # -- whole numbers ----------------------------------------------------------------------------------------------
@@ -75,9 +80,10 @@ def _div(a: Expr, b: Expr) -> Expr:
 def _whole_division(a: Expr, b: Expr) -> tuple[Expr, Expr]:
     """Quotient towards zero, and what is left. A processor stops at a division by 0, and of the least number by -1."""
     a, b = bind(a), bind(b)
-    zero, one, less = (vm.constant(n, a) for n in (0, 1, -1))
+    zero, one = (vm.constant(n, a) for n in (0, 1))
     # By numbers, not by selections: TVM takes `Select(odd, x, a / Select(odd, 1, b))` for `Select(odd, x, a / b)`.
-    none, back = (cast(element_of(a), tirx.EQ(b, n)) for n in (zero, less))
+    none = cast(element_of(a), tirx.EQ(b, zero))
+    back = cast(element_of(a), tirx.EQ(b, vm.constant(-1, b))) if _is_signed(b) else zero
     plain = tirx.truncdiv(a, b * (one - none - back) + none + back)
     quotient = kept(plain * (one - none - back) - a * back)
     return quotient, tirx.Select(tirx.EQ(b, zero), zero, a - quotient * b)
@@ -112,13 +118,16 @@ _BITS = 7  # of an exponent: 2^128 is beyond every whole number, and of 0, 1 and
 
 def _whole_power(a: Expr, b: Expr) -> Expr:
     """By squaring; of a negative exponent 1 / a^|b| rounded towards zero."""
-    zero, one, less = (vm.constant(n, a) for n in (0, 1, -1))
+    zero, one = (vm.constant(n, a) for n in (0, 1))
     size = bind(tirx.max(b, zero))
     total, square = one, a
     for i in range(_BITS):
         bit = (size >> vm.constant(i, a)) & one
         total = bind(tirx.Select(tirx.NE(bit, zero), total * square, total))
         square = bind(square * square)
+    if not _is_signed(b):
+        return total
+    less = vm.constant(-1, a)
     of_less = tirx.Select(tirx.NE(b & one, zero), less, one)
     inverse = tirx.Select(tirx.EQ(a, one), one, tirx.Select(tirx.EQ(a, less), of_less, zero))
     return tirx.Select(b < zero, inverse, total)

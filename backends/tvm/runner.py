@@ -166,7 +166,7 @@ class _Entry:
         """Raises: RunError for an index that a kernel found outside."""
         call = self.schedule.calls[int(table.report[0]) - 1]
         table.report[0] = 0
-        found = ", ".join(call.keys)
+        found = f"{call.kernel.rpartition('_')[0]}, node {', '.join(call.keys)}"
         raise RunError("an index is outside of what is looked up by it", found=found, hint="look at the ids given")
 
     def timed(self, inputs: Arrays, sizes: Mapping[str, int], began: float) -> tuple[KernelTime, ...]:

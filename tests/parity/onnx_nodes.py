@@ -3,6 +3,7 @@
     PYTHONPATH=tests python -m parity.onnx_nodes                   # totals, and what is wrong or crashed
     PYTHONPATH=tests python -m parity.onnx_nodes Pad Resize --all  # cases of these ops, a line each
     PYTHONPATH=tests python -m parity.onnx_nodes --write docs/onnx.md
+    PYTHONPATH=tests python -m parity.onnx_nodes --ort --engine tvm  # through the TVM backend in its place
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def limited() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def tried(name: str, *, ort: bool = False) -> Row:
-    """One case through numpy, and where it imports and `ort` says so through ONNX Runtime."""
+def tried(name: str, *, ort: bool = False, engine: str = "onnxruntime") -> Row:
+    """One case through numpy, and where it imports and `ort` says so through ONNX Runtime, or another backend."""
     case = cases()[name]
     row = Row(name, _subject(name), tuple(sorted({n.op_type for n in case.model.graph.node})))
     imported: dict[str, Any] = {}
@@ -136,7 +137,7 @@ def tried(name: str, *, ort: bool = False) -> Row:
     if not ort or not imported or outcome == "crashed":
         return row
     judgement, why = judged(
-        lambda: _in_ort(case, imported["program"], imported["fixed"]), refuses=(CompileError, BuildError),
+        lambda: _compiled(engine, case, imported["program"], imported["fixed"]), refuses=(CompileError, BuildError),
         untaken=(LoadError, RunError),
     )  # fmt: skip
     return replace(row, ort=judgement, ort_reason=why)
@@ -213,14 +214,14 @@ def _rest(case: Any, fixed: Arrays) -> dict[str, np.ndarray]:
 
 
 @lru_cache
-def _task() -> Task:
+def _task(engine: str) -> Task:
     machine = this_machine()
-    return Task(machine, registry.get("onnxruntime").capabilities(machine))
+    return Task(machine, registry.get(engine).capabilities(machine))
 
 
-def _in_ort(case: Any, program: Program, fixed: Arrays) -> None:
-    engine = registry.get("onnxruntime")
-    plan = compile_program(program, _task())
+def _compiled(name: str, case: Any, program: Program, fixed: Arrays) -> None:
+    engine = registry.get(name)
+    plan = compile_program(program, _task(name))
     with tempfile.TemporaryDirectory() as folder:
         runner = engine.open(build_files(plan, engine, Path(folder)), threads=1)
         try:
@@ -284,8 +285,8 @@ def _difference(have: np.ndarray, want: np.ndarray, rtol: float, atol: float) ->
 # -- all of them --------------------------------------------------------------------------------------------
 
 
-def run(names: Iterable[str] | None = None, *, ort: bool = False) -> list[Row]:
-    return [tried(name, ort=ort) for name in (cases() if names is None else names)]
+def run(names: Iterable[str] | None = None, *, ort: bool = False, engine: str = "onnxruntime") -> list[Row]:
+    return [tried(name, ort=ort, engine=engine) for name in (cases() if names is None else names)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -293,11 +294,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("ops", nargs="*", help="only cases about these ops, or whose name holds the word")
     parser.add_argument("--all", action="store_true", help="a line for every case, not only what is wrong or crashed")
     parser.add_argument("--ort", action="store_true", help="run through ONNX Runtime too")
+    parser.add_argument("--engine", default="onnxruntime", help="the backend that --ort runs")
     parser.add_argument("--write", type=Path, help="write the table there")
     asked = parser.parse_args(arguments)
     os.environ["ALLOW_RELEASED_ONNX_OPSET_ONLY"] = "0"  # read once, when onnxruntime first opens a model
     chosen = [n for n in cases() if not asked.ops or _subject(n) in asked.ops or any(o in n for o in asked.ops)]
-    rows = run(chosen, ort=asked.ort or asked.write is not None)
+    rows = run(chosen, ort=asked.ort or asked.write is not None, engine=asked.engine)
     for row in rows:
         if asked.all or {row.outcome, row.ort} & {"wrong", "crashed"}:
             sys.stdout.write(f"{_spoken(row)}\n")

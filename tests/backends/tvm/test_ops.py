@@ -123,6 +123,18 @@ def test_whole_numbers_do_not_stop_the_machine(tmp_path: Path) -> None:
     check(cases, tmp_path)
 
 
+def test_numbers_without_a_sign(tmp_path: Path) -> None:
+    cases = {}
+    for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
+        a, b = np.arange(1, 19).astype(dtype)[::-1].copy(), np.array([1, 2, 3] * 6).astype(dtype)
+        a[0] = np.iinfo(dtype).max
+        two_inputs = ("add", "sub", "mul", "div", "mod", "maximum", "lt", "bit_xor")
+        cases |= {f"{n}_{a.dtype}": one(n, a, b) for n in two_inputs}
+        cases[f"pow_{a.dtype}"] = one("pow", b, b)
+        cases[f"cast_{a.dtype}"] = one("cast", a[1:], dtype=f32)
+    check(cases, tmp_path)
+
+
 def test_a_division_by_zero_is_zero(tmp_path: Path) -> None:
     zeros = one("div", np.arange(-9, 9), np.zeros(18, np.int64))
     assert not opened({"zeros": zeros}, tmp_path).run("zeros", zeros.inputs)["output_0"].any()
