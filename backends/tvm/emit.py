@@ -169,15 +169,18 @@ class Emit:
     def call(
         self, make: Make, static: Mapping[str, Any], reads: Sequence[View], writes: Sequence[View],
         sizes: Sequence[Dim] = (), scratch: Dim = 0, order: Sequence[View] | None = None, reports: bool = False,
+        apart: bool = False,
     ) -> None:  # fmt: skip
         """Runs a kernel. Its table: the views in `order` (what it reads, then what it writes), scratch memory where it
         asks for some, the sizes. reports: before the sizes, a word to write the next one in where an index is outside
-        of what it looks up, and the call's number, from 1."""
+        of what it looks up, and the call's number, from 1.
+        apart: other kernels of its stage write in its root, but not where it does."""
         if any(v.age != v.root.age for v in reads):
             raise BuildError("a value is read after it was written over", found=", ".join(self.keys))
         read, wrote = [v.root for v in reads], [v.root for v in writes]
         now = self._stage
-        waits = any(r.written == now for r in read) or any(now in (r.written, r.read) for r in wrote)
+        waits = any(r.written == now for r in read) or any(r.read == now for r in wrote)
+        waits = waits or (not apart and any(r.written == now for r in wrote))
         # A thread that is ahead would write where another, whose part begins elsewhere, still reads.
         waits = waits or (scratch != 0 and self._cut not in (0, scratch))
         self._stage += waits

@@ -83,9 +83,12 @@ def _whole_division(a: Expr, b: Expr) -> tuple[Expr, Expr]:
     zero, one = (vm.constant(n, a) for n in (0, 1))
     # By numbers, not by selections: TVM takes `Select(odd, x, a / Select(odd, 1, b))` for `Select(odd, x, a / b)`.
     none = cast(element_of(a), tirx.EQ(b, zero))
-    back = cast(element_of(a), tirx.EQ(b, vm.constant(-1, b))) if _is_signed(b) else zero
-    plain = tirx.truncdiv(a, b * (one - none - back) + none + back)
-    quotient = kept(plain * (one - none - back) - a * back)
+    if _is_signed(a):
+        back = cast(element_of(a), tirx.EQ(b, vm.constant(-1, b)))
+        plain = tirx.truncdiv(a, b * (one - none - back) + none + back)
+        quotient = kept(plain * (one - none - back) - a * back)
+    else:
+        quotient = kept(tirx.truncdiv(a, b | none) * (none ^ one))
     return quotient, tirx.Select(tirx.EQ(b, zero), zero, a - quotient * b)
 
 
@@ -93,6 +96,8 @@ def _whole_division(a: Expr, b: Expr) -> tuple[Expr, Expr]:
 def _mod(a: Expr, b: Expr) -> Expr:
     a, b = bind(a), bind(b)
     left = bind(vm.libm("fmod", a, b) if _is_float(a) else _whole_division(a, b)[1])
+    if not _is_signed(a):
+        return left
     zero = vm.constant(0, a)
     other_sign = tirx.Or(tirx.And(left < zero, b > zero), tirx.And(left > zero, b < zero))
     return tirx.Select(other_sign, left + b, left)
@@ -120,7 +125,7 @@ def _whole_power(a: Expr, b: Expr) -> Expr:
     """By squaring; of a negative exponent 1 / a^|b| rounded towards zero."""
     zero, one = (vm.constant(n, a) for n in (0, 1))
     size = bind(tirx.max(b, zero))
-    total, square = one, a
+    total, square = one, kept(a)  # a number that TVM knows, it would square beyond its type
     for i in range(_BITS):
         bit = (size >> vm.constant(i, a)) & one
         total = bind(tirx.Select(tirx.NE(bit, zero), total * square, total))

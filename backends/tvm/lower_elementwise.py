@@ -55,13 +55,13 @@ def operands(to: Emit, node: Node) -> tuple[list[View], tuple[tuple[float, str],
     return arrays, tuple(constants), tuple(places)
 
 
-def run_chain(to: Emit, chain: Chain, arrays: Sequence[View], y: View) -> None:
-    """Calls a kernel that computes `chain` of the arrays, broadcast to y's shape, into y."""
+def run_chain(to: Emit, chain: Chain, arrays: Sequence[View], y: View, *, apart: bool = False) -> None:
+    """Calls a kernel that computes `chain` of the arrays, broadcast to y's shape, into y. apart: as `Emit.call`."""
     spread = [broadcast(v.shape, v.strides, y.shape) for v in arrays]
     sizes, strides = merged(y.shape, [*spread, y.strides])
     last = tuple(_last(s[-1]) for s in strides)
     static = {"chain": chain, "out": NAMES[y.dtype.name], "rank": len(sizes), "last": last, "lanes": to.lanes}
-    to.call(elementwise, static, arrays, [y], [*sizes, *(s for one in strides for s in one)])
+    to.call(elementwise, static, arrays, [y], [*sizes, *(s for one in strides for s in one)], apart=apart)
 
 
 def _last(stride: Dim) -> int:

@@ -39,12 +39,12 @@ def fill(to: Emit, into: View, value: float) -> None:
     run_chain(to, Chain((), ((value, NAMES[into.dtype.name]),), ()), [], into)
 
 
-def copy_into(to: Emit, view: View, into: View) -> None:
-    """Copies elements, whose types may differ."""
+def copy_into(to: Emit, view: View, into: View, *, apart: bool = False) -> None:
+    """Copies elements, whose types may differ. apart: as `Emit.call`."""
     from .lower_elementwise import cast_step, run_chain
 
     steps = () if view.dtype == into.dtype else (cast_step(into.dtype),)
-    run_chain(to, Chain((NAMES[view.dtype.name],), (), steps), [view], into)
+    run_chain(to, Chain((NAMES[view.dtype.name],), (), steps), [view], into, apart=apart)
 
 
 @lowers("reshape")
@@ -96,7 +96,7 @@ def _concat(to: Emit, node: Node) -> None:
     for value in node.inputs:
         x = to.view(value)
         size = x.shape[axis % len(x.shape)]
-        copy_into(to, x, _part(y, axis, start, size))
+        copy_into(to, x, _part(y, axis, start, size), apart=True)
         start = start + size
 
 

@@ -135,6 +135,17 @@ def test_numbers_without_a_sign(tmp_path: Path) -> None:
     check(cases, tmp_path)
 
 
+def test_a_power_of_a_known_number_without_a_sign(tmp_path: Path) -> None:
+    """As a shift by bits is written."""
+
+    def shift(b: Builder, x: Value, n: Value) -> Value:
+        power = b.emit("pow", b.constant(2, DTYPES["u8"]), b.emit("mod", n, b.constant(8, DTYPES["u8"])))
+        return b.emit("div", x, power)
+
+    arrays = {"x": np.arange(200, 218, dtype=np.uint8), "n": np.arange(18, dtype=np.uint8)}
+    check({"shift": case(shift, arrays)}, tmp_path)
+
+
 def test_a_division_by_zero_is_zero(tmp_path: Path) -> None:
     zeros = one("div", np.arange(-9, 9), np.zeros(18, np.int64))
     assert not opened({"zeros": zeros}, tmp_path).run("zeros", zeros.inputs)["output_0"].any()
