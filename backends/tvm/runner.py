@@ -157,13 +157,14 @@ class _Entry:
         with self._busy:
             table, outputs, keep = self._prepared(inputs, sizes)
             self._call(table, 0, len(self.schedule.calls))
+            self._check(table)
         del keep
-        if table.report[0]:
-            self._refuse(table)
         return outputs
 
-    def _refuse(self, table: _Table) -> None:
+    def _check(self, table: _Table) -> None:
         """Raises: RunError for an index that a kernel found outside."""
+        if not table.report[0]:
+            return
         call = self.schedule.calls[int(table.report[0]) - 1]
         table.report[0] = 0
         found = f"{call.kernel.rpartition('_')[0]}, node {', '.join(call.keys)}"
@@ -179,6 +180,7 @@ class _Entry:
                 seconds = time.perf_counter() - start
                 key = call.keys[0] if call.keys else ""
                 found.append(KernelTime(key, call.kernel, start - began, seconds, tuple(call.keys)))
+            self._check(table)
         del keep
         return tuple(found)
 

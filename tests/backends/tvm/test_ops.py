@@ -162,6 +162,8 @@ def test_an_index_outside_is_an_error(tmp_path: Path, bad: int) -> None:
         wrong.reshape(-1)[-1] = bad
         with pytest.raises(RunError, match="outside"):
             runner.run(name, {**right.inputs, "i1": wrong})
+        with pytest.raises(RunError, match="outside"):
+            runner.profile(name, {**right.inputs, "i1": wrong}, warmup=0, repeats=1)
         runner.run(name, right.inputs)
 
 
