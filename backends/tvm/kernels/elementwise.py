@@ -6,10 +6,10 @@ axis is contiguous (1), repeated (0) or neither (-1) is fixed, for vectors need 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..script import Body, Expr, Registers, bind, div, i64, kernel, least, loop, most, rem, splat, when
+from ..script import Body, Expr, Numbers, Registers, bind, div, i64, kernel, least, loop, most, rem, splat, when
 from ..steps import Chain
 
 CONTIGUOUS, REPEATED, APART = 1, 0, -1
@@ -40,16 +40,7 @@ def elementwise(name: str, *, chain: Chain, out: str, rank: int, last: tuple[int
         first_row, last_row = bind(div(low, pieces)), bind(div(high + (pieces - 1), pieces))
         rows_of = _Rows(sizes[:-1], [s[:-1] for s in strides], first_row)
         with loop(first_row, last_row) as row:
-            starts, step = rows_of.starts(), [s[-1] for s in strides]
-
-            def put(column: Expr, width: int) -> None:
-                values = []
-                for i, array in enumerate(given):
-                    place = _place(starts[i], column, last[i], step[i])
-                    one = last[i] == REPEATED
-                    values.append(splat(array.load(place), width) if one else array.load(place, width))
-                y.store(_place(starts[-1], column, last[-1], step[-1]), chain.evaluate(values, width), width)
-
+            put = _put(chain, [*given, y], rows_of.starts(), [s[-1] for s in strides], last)
             begin = bind(most(low - row * pieces, i64(0)))
             end = bind(least(high - row * pieces, pieces))
             whole = bind(div(length, wide))
@@ -60,6 +51,22 @@ def elementwise(name: str, *, chain: Chain, out: str, rank: int, last: tuple[int
             rows_of.next()
 
     return kernel(name, arrays + 1 + rank + rank * (arrays + 1), write)
+
+
+def _put(
+    chain: Chain, arrays: Sequence[Numbers], starts: Sequence[Expr], steps: Sequence[Expr], last: Sequence[int]
+) -> Callable[[Expr, int], None]:
+    """Computes so many elements of a row from a column on. starts: of the row in each array, the last of them y."""
+
+    def put(column: Expr, width: int) -> None:
+        places = [_place(start, column, how, step) for start, how, step in zip(starts, last, steps, strict=True)]
+        values = [
+            splat(array.load(place), width) if how == REPEATED else array.load(place, width)
+            for array, place, how in zip(arrays[:-1], places[:-1], last[:-1], strict=True)
+        ]
+        arrays[-1].store(places[-1], chain.evaluate(values, width), width)
+
+    return put
 
 
 class _Rows:
@@ -102,7 +109,7 @@ class _Rows:
         when(self._places[axis] >= self._sizes[axis], wrap)
 
 
-def _single(first: Expr, length: Expr, put: Any) -> None:
+def _single(first: Expr, length: Expr, put: Callable[[Expr, int], None]) -> None:
     with loop(first, length) as column:
         put(column, 1)
 
