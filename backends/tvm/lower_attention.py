@@ -8,10 +8,13 @@ from typing import Any
 from ...ir import dims
 from ...ir.diagnostics import BuildError
 from ...ir.dims import Dim
+from ...ir.dtypes import f32
 from ...ir.graph import Node, Value
 from ...ir.tensor import TensorType
 from .emit import NAMES, Emit, View
-from .kernels.attention import Form, attention
+from .kernels.attention import attention, scratch_of
+from .kernels.attention_one import MOST_PARTS, ROWS, attention_one, attention_parts, part_of
+from .kernels.attention_rows import Form
 from .kernels.rotary import rotary
 from .lower import lowers
 from .lower_move import copy_into
@@ -47,13 +50,13 @@ def _mask(to: Emit, mask: Value, scores: tuple[Dim, ...]) -> View:
 
 
 def scores_view(to: Emit, view: View, scores: tuple[Dim, ...]) -> View:
-    """A mask or bias as [b, h, s, t], repeated where it is one; a copy where its last axis is not contiguous."""
+    """A mask or bias [b, h, s, t] as [b, s, h, t], repeated where it is one; a copy where its last axis is apart."""
     if view.strides[-1] != 1 or view.shape[-1] != scores[-1]:
         made = to.new(TensorType(view.dtype, (*view.shape[:3], scores[-1])))
         copy_into(to, view, made)
         view = made
-    strides = tuple(0 if n == 1 else s for n, s in zip(view.shape, view.strides, strict=True))
-    return replace(view, shape=scores, strides=strides)
+    b, h, s, t = (0 if n == 1 else apart for n, apart in zip(view.shape, view.strides, strict=True))
+    return replace(view, shape=(scores[0], scores[2], scores[1], scores[3]), strides=(b, s, h, t))
 
 
 def form_of(
@@ -67,7 +70,7 @@ def form_of(
     position = NAMES[beside["position"].dtype.name] if "position" in beside else ""
     return Form(
         d, e, g, h // g, attrs["scale"], causal, attrs["window"], attrs["softcap"], mask, "bias" in beside,
-        "sinks" in beside, position, chip.lanes, chip.registers // 4, block,
+        "sinks" in beside, position, chip.lanes, chip.registers // 4, block, _alone(q.shape[1], k.shape[1], h // g),
     )  # fmt: skip
 
 
@@ -79,23 +82,43 @@ def known(size: Dim) -> int:
 
 
 def attend(to: Emit, attrs: Any, q: View, k: View, v: View, beside: dict[str, View], y: View) -> None:
-    """Calls the kernel. q [b, s, h, d], k [b, t, g, d], v [b, t, g, e], y [b, s, h, e]: views with contiguous rows."""
+    """Calls the kernels. q [b, s, h, d], k [b, t, g, d], v [b, t, g, e], y [b, s, h, e]: views with contiguous rows."""
     form = form_of(q, k, v, attrs, beside, to.chip, attrs["causal"])
-    b, s = q.shape[:2]
-    scratch = form.scratch[-1] + dims.floordiv(form.group * s + 7, 8) * 64
-    strides: list[Dim] = [st for view in (q, k, v, y) for st in view.strides[:3]]
-    if "mask" in beside:
-        strides += _three(beside["mask"])
-    if "bias" in beside:
-        strides += _three(beside["bias"])
-    arrays = [q, k, v, y, *(beside[n] for n in form.optional)]
-    reads = [q, k, v, *(beside[n] for n in form.optional)]
-    to.call(attention, {"form": form}, reads, [y], [scratch, b, s, k.shape[1], *strides], scratch, arrays)
+    (b, s), t = q.shape[:2], k.shape[1]
+    arrays, sizes = [q, k, v, y, *(beside[n] for n in form.optional)], [b, s, t]
+    reads = [x for x in arrays if x is not y]
+    for view in (q, k, v, y, *(beside[n] for n in ("mask", "bias") if n in beside)):
+        sizes += _three(view)
+    scratch = _scratch(form, s, t)
+    if not form.alone:
+        to.call(attention, {"form": form}, reads, [y], [scratch, *sizes], scratch, arrays)
+        return
+    parts = to.new(TensorType(f32, ((b * form.heads + MOST_PARTS) * form.group * part_of(form),)))
+    arrays.append(parts)
+    kernel = attention_one if s == 1 else attention
+    to.call(kernel, {"form": form}, reads, [y, parts], [scratch, *sizes], scratch, arrays)
+    to.call(attention_parts, {"form": form}, [*reads, parts], [y], [scratch, *sizes], scratch, arrays)
+
+
+def _scratch(form: Form, s: Dim, t: Dim) -> Dim:
+    """Bytes: of many queries, the parts of `scratch_of`, of which the last keeps 8 of each; of one, its scores."""
+    many = scratch_of(form)[-1] + dims.floordiv(form.group * s + 7, 8) * 64
+    one = form.group * dims.floordiv(t + 31, 16) * 64
+    if not form.alone:
+        return many
+    return one if s == 1 else dims.maximum(many, one)
+
+
+def _alone(s: Dim, t: Dim, group: int) -> bool:
+    """Whether there may be one query over many keys."""
+    return group <= ROWS and (s == 1 or (not isinstance(s, int) and s != t))
 
 
 def _three(view: View) -> tuple[Dim, ...]:
-    """Along batch, heads and queries."""
-    return (view.strides[0], 0, 0) if len(view.shape) == 2 else view.strides[:3]
+    """How far apart elements lie along batch, places and heads."""
+    if len(view.shape) == 2:
+        return view.strides[0], 0, 0
+    return view.strides[:3]
 
 
 @lowers("rotary")

@@ -39,6 +39,21 @@ def transposed(rows: Sequence[Expr]) -> list[Expr]:
     return now
 
 
+def summed(vectors: Sequence[Expr]) -> Expr:
+    """A vector of the sums of as many vectors as each has lanes: neighbours' halves are added, and lie side by side."""
+    lanes = len(vectors)
+    now, size = list(vectors), lanes  # of the lanes that are still one vector's
+    while size > 1:
+        half = size // 2
+        parts = [[g + i + first for g in range(0, 2 * lanes, size) for i in range(half)] for first in (0, half)]
+        now = [
+            bind(shuffle([a, b], parts[0]) + shuffle([a, b], parts[1]))
+            for a, b in zip(now[::2], now[1::2], strict=True)
+        ]  # fmt: skip
+        size = half
+    return now[0]
+
+
 def counted(first: Expr, lanes: int) -> Expr:
     """first, first + 1, ... as i32."""
     low = tirx.Cast("int32", first)

@@ -64,7 +64,7 @@ def of(s: int, t: int, *, more: tuple[tuple[int, int], ...] = (), attrs: dict[st
     return made
 
 
-LENGTHS = ((1, 1), (7, 7), (9, 40), (33, 33), (130, 70), (2, 300), (70, 1030))
+LENGTHS = ((1, 1), (1, 300), (1, 33), (7, 7), (9, 40), (33, 33), (130, 70), (2, 300), (70, 1030))
 CAUSAL = {"causal": True}
 CASES = {
     "plain": of(16, 16, more=LENGTHS),
@@ -84,7 +84,10 @@ CASES = {
     "position and window": of(5, 40, position=(3, 35), attrs={"window": 9}),
     "odd sizes": of(11, 50, h=3, g=3, d=20, e=33, b=1, attrs=CAUSAL),
     "tiny sizes": of(11, 50, h=3, g=1, d=1, e=2, b=1),
-    "large sizes": of(40, 300, h=2, g=1, d=128, e=96, b=1, attrs=CAUSAL),
+    "large sizes": of(40, 300, h=2, g=1, d=128, e=96, b=1, attrs={"scale": 0.09, **CAUSAL}),
+    "one query": of(1, 300, more=((1, 1), (1, 47)), attrs=CAUSAL),
+    "one query of one head": of(1, 300, b=1, h=1, g=1, d=20, e=33, mask="keys", sinks=True),
+    "one query and a full mask": of(1, 300, h=6, g=1, mask="bhst", bias="hst", attrs={"window": 70}),
     "many heads of few": of(3, 700, h=8, g=1, d=64, e=64, b=1),
 }  # fmt: skip
 

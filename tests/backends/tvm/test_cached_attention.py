@@ -73,6 +73,7 @@ KINDS = {
     "one, a head each": attending(3, 3, 20, 33, new=1),
     "many heads for one": attending(18, 1, 8, 24),
     "one, many heads for one": attending(18, 1, 8, 24, new=1),
+    "one, one head and sinks": attending(5, 1, new=1, sinks=True, window=40),
     "large": attending(4, 1, 128, 80, new=1, scale=0.1),
     "rows": writing(2),
     "outer rows": writing(1),
