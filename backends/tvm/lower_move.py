@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ...ir.dims import Dim
@@ -49,8 +50,30 @@ def copy_into(to: Emit, view: View, into: View, *, apart: bool = False) -> None:
 
 @lowers("reshape")
 def _reshape(to: Emit, node: Node) -> None:
-    x, shape = to.array(node.inputs[0]), node.output.type.shape
-    to.views[node.output] = replace(x, shape=shape, strides=row_major(shape))
+    shape = node.output.type.shape
+    strides = regrouped(to.view(node.inputs[0]), shape)
+    x = to.array(node.inputs[0]) if strides is None else to.view(node.inputs[0])
+    to.views[node.output] = replace(x, shape=shape, strides=row_major(shape) if strides is None else strides)
+
+
+def regrouped(view: View, shape: Sequence[Dim]) -> tuple[Dim, ...] | None:
+    """The strides by which a view's elements, in their order, have another shape; None where there are none.
+
+    Axes at either end that stay as they are may lie anyhow; those between must lie as if they were one.
+    """
+    old, first = view.shape, 0
+    while first < min(len(old), len(shape)) and old[first] == shape[first]:
+        first += 1
+    last = 0
+    while last < min(len(old), len(shape)) - first and old[-1 - last] == shape[-1 - last]:
+        last += 1
+    middle = list(zip(old, view.strides, strict=True))[first : len(old) - last]
+    lying = [(n, s) for n, s in middle if n != 1]
+    if any(s != n * step for (_, s), (n, step) in zip(lying, lying[1:], strict=False)):
+        return None
+    step = lying[-1][1] if lying else 1
+    between = [s * step for s in row_major(shape[first : len(shape) - last])]
+    return (*view.strides[:first], *between, *view.strides[len(old) - last :])
 
 
 @lowers("transpose")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..epilogue import Epilogue
+from ..epilogue import FULL, Epilogue
 from ..script import (
     Body,
     Expr,
@@ -159,8 +159,20 @@ class _Product:
             sums, step = self._sums(panel, bind(first + begin), begin)
             place = _Place(panel, bind(first + begin), *k, sums, step, ahead, stride)
             number_of = bind(end - begin)
+            self._ask(number_of, place)
             self._of(number_of, place, s.tiles.rows)
             self._finish(number_of, place)
+
+    def _ask(self, count: Expr, place: _Place) -> None:
+        """Asks for what the epilogue reads beside a tile, which other kernels have left in a cache further away."""
+        s = self.shape
+        arrays = [a for a, how in zip(self.more, self.epilogue.arrays, strict=True) if how == FULL]
+        if arrays:
+            with loop(0, count) as r:
+                at = bind((place.row + r) * s.n + place.panel * s.width)
+                for array in arrays:
+                    for line in range(0, s.width, LINE):
+                        prefetch(array, at + line)
 
     def _sums(self, panel: Expr, row: Expr, local: Expr) -> tuple[Any, Expr]:
         """(where a tile's sums lie, how far apart its rows are): in y, or aside in a panel that is not full."""
