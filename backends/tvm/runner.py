@@ -24,6 +24,7 @@ from ...ir.weights import TensorFile
 from ..base import Arrays, Bound, Built, KernelTime, Profiled
 from ..options import TvmBody, TvmOptions, typed
 from ..signature import Signature, choose, known_entry
+from .results import Results
 from .schedule import Arg, Schedule
 
 RUNTIME = "libtvm_runtime.so"
@@ -135,6 +136,7 @@ class _Entry:
         self._threads = threads
         self._tables: dict[tuple[int, ...], _Table] = {}
         self._arena = np.zeros(0, np.uint8)
+        self._results = Results()
         self._state = aligned(16 * 8).view(np.int64)
         self._busy = threading.Lock()  # tables and the arena are of one run at a time
 
@@ -150,7 +152,7 @@ class _Entry:
         table = self.table(sizes)
         if table.arena_bytes > self._arena.size:
             self._arena = aligned(table.arena_bytes)
-        outputs, keep = table.fill(inputs, self._arena)
+        outputs, keep = table.fill(inputs, self._arena, self._results)
         return table, outputs, keep
 
     def run(self, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -238,7 +240,9 @@ class _Table:
         else:
             (self._inputs if arg.kind == "input" else self._outputs).setdefault(arg.name, []).append((at, value))
 
-    def fill(self, inputs: Arrays, arena: np.ndarray) -> tuple[dict[str, np.ndarray], list[Any]]:
+    def fill(
+        self, inputs: Arrays, arena: np.ndarray, results: Results
+    ) -> tuple[dict[str, np.ndarray], list[Any]]:  # fmt: skip
         """Points to this run's arrays. The outputs, and what must live until it is done."""
         base = arena.ctypes.data
         if base != self._base:
@@ -256,7 +260,7 @@ class _Table:
         for name, (shape, dtype) in self._shapes.items():
             if name in self.signature.aliases:
                 continue
-            outputs[name] = np.empty(shape, dtype)
+            outputs[name] = results.array(name, shape, dtype)
             self._point(self._outputs.get(name, ()), outputs[name])
         return outputs, keep
 
