@@ -44,6 +44,7 @@ PEERS: dict[str, tuple[str, str]] = {  # the file's name, how it is opened
 TOLERANCE = 1e-4  # of numbers that are of the size of 1
 _LIMIT_S = 300.0
 _SLOT_S = 0.15
+_BEYOND = 4  # times the last cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,11 @@ def _silent(text: str) -> None:
 
 
 def copies(k: int, n: int) -> int:
-    """How many weights of that size lie beyond the last cache, so that each is cold when its turn comes; 64 at most."""
-    return min(64, max(2, math.ceil(2 * caches()[-1].size_bytes / (4 * k * n))))
+    """How many weights of that size lie far beyond the last cache, so that each is cold in its turn: 64 at most.
+
+    Twice the cache is not enough: a part of them was found in it again, and read faster than memory is.
+    """
+    return min(64, max(2, math.ceil(_BEYOND * caches()[-1].size_bytes / (4 * k * n))))
 
 
 # -- the same products as files of each competitor --------------------------------------------------------------------

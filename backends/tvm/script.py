@@ -211,10 +211,10 @@ def store(array: Any, at: Expr, value: Expr, lanes: int = 1) -> None:
     T.buffer_store(array, value, [at if lanes == 1 else tirx.Ramp(at, 1, lanes)])
 
 
-def prefetch(array: Any, at: Expr) -> None:
+def prefetch(array: Any, at: Expr, *, writes: bool = False) -> None:
     """Asks for the cache line that an element lies in, into the nearest cache; it need not exist."""
-    read, nearest_cache, data = (tirx.IntImm("int32", i) for i in (0, 3, 1))
-    T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address(array, at), read, nearest_cache, data))
+    kind, nearest_cache, data = (tirx.IntImm("int32", i) for i in (int(writes), 3, 1))
+    T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address(array, at), kind, nearest_cache, data))
 
 
 class Numbers:

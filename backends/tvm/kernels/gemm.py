@@ -164,15 +164,15 @@ class _Product:
             self._finish(number_of, place)
 
     def _ask(self, count: Expr, place: _Place) -> None:
-        """Asks for what the epilogue reads beside a tile, which other kernels have left in a cache further away."""
+        """Asks for what a tile's end reads and writes, which lies in a cache further away, or in none."""
         s = self.shape
         arrays = [a for a, how in zip(self.more, self.epilogue.arrays, strict=True) if how == FULL]
-        if arrays:
-            with loop(0, count) as r:
-                at = bind((place.row + r) * s.n + place.panel * s.width)
+        with loop(0, count) as r:
+            at = bind((place.row + r) * s.n + place.panel * s.width)
+            for line in range(0, s.width, LINE):
+                prefetch(place.sums, r * place.step + line, writes=True)
                 for array in arrays:
-                    for line in range(0, s.width, LINE):
-                        prefetch(array, at + line)
+                    prefetch(array, at + line)
 
     def _sums(self, panel: Expr, row: Expr, local: Expr) -> tuple[Any, Expr]:
         """(where a tile's sums lie, how far apart its rows are): in y, or aside in a panel that is not full."""
