@@ -120,6 +120,8 @@ class Work:
 
     def _stepping(self, progress: Progress) -> Step | None:
         """The step of a model that generates; None, and a note where it might be expected, for others."""
+        from .models.decoding import generates
+
         if not generates(self.source) or self.source.depths or any(self.source.fixed):
             return None
         progress("capturing the step", 0.33)
@@ -236,14 +238,6 @@ def record_all(work: Work, stored: Sequence[Case] = ()) -> Cases:
     for name, entry in work.step.entries.items():
         found += record(entry.call, asked(name, entry), work.program, work.origin, entry.exact, name).cases
     return Cases(made.origin, tuple(found))
-
-
-def generates(source: Any) -> bool:
-    """Whether a model writes text, so that a user will want to generate with it."""
-    from .models.decoding import decodes
-    from .models.seq2seq_step import is_seq2seq
-
-    return bool(decodes(source)) or is_seq2seq(source)
 
 
 def _narrower(wanted: Mapping[str, Range], found: Mapping[str, Range]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ that writes into a cache in place is the generation loop's.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import numpy as np
 from .caches import plain_cache, tensors_of
 from .cases import make
 from .errors import ModelError
+from .forwards import with_forward
 from .source import DTYPES, InputSpec, Source, named_outputs, shapes_only, to_numpy, to_torch
 
 PAST = "past"
@@ -82,10 +82,10 @@ def prompted(source: Source, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
     return {s.name: to_numpy(given[s.name]) for s in source.inputs}
 
 
-def decodes(source: Source) -> bool:
-    """Whether it writes text token by token."""
+def generates(source: Source) -> bool:
+    """Whether it writes text token by token with this head, be it a decoder or an encoder-decoder."""
     try:
-        check_decodes(source)
+        check_generates(source, "")
     except ModelError:
         return False
     return True
@@ -180,11 +180,4 @@ def _stepping(module: Any, names: list[str]) -> Any:
                            use_cache=True, return_dict=True, **given)  # fmt: skip
         return tensors_of(out.past_key_values, names)
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(n, kind) for n in ("self", "input_ids", "attention_mask", *names)]
-    )
-    fields = {"forward": forward, "prefill": prefill, "__module__": base.__module__}
-    step = copy.copy(module)
-    step.__class__ = type(f"{base.__name__}Step", (base,), fields)
-    return step
+    return with_forward(module, "Step", forward, ("input_ids", "attention_mask", *names), prefill=prefill)

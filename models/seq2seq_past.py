@@ -7,7 +7,6 @@ graph serves both, and nothing in it branches.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from typing import Any
 
@@ -17,6 +16,7 @@ from .caches import plain_cache, tensors_of
 from .cases import make
 from .decoding import PAST, name_of, present
 from .errors import ModelError
+from .forwards import with_forward
 from .source import InputSpec, Source, named_outputs
 
 _SIDES = ("decoder", "encoder")
@@ -107,14 +107,8 @@ def _stepping(module: Any, names: list[str]) -> Any:
                 hook.remove()
         return {"logits": out.logits, **_named(out.past_key_values, names)}
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    taken = ("self", "input_ids", *names, "encoder_hidden_states", "encoder_attention_mask", "use_cache_branch")
-    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(n, kind) for n in taken]
-    )
-    whole = copy.copy(module)
-    whole.__class__ = type(f"{base.__name__}WithPast", (base,), {"forward": forward, "__module__": base.__module__})
-    return whole
+    taken = ("input_ids", *names, "encoder_hidden_states", "encoder_attention_mask", "use_cache_branch")
+    return with_forward(module, "WithPast", forward, taken)
 
 
 def _cross_attentions(decoder: Any) -> list[Any]:

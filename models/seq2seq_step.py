@@ -5,7 +5,6 @@ What cross-attention makes of the encoder's states is the encoder's answer, so t
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
@@ -16,8 +15,9 @@ import numpy as np
 
 from .caches import plain_cache, tensors_of, written_cache
 from .cases import make
-from .decoding import check_generates, name_of, two_texts
+from .decoding import generates, name_of, two_texts
 from .errors import ModelError
+from .forwards import with_forward
 from .source import DTYPES, InputSpec, Source, named_outputs, shapes_only, to_numpy, to_torch
 from .stepping import STEP, Kept, StepSource
 
@@ -34,11 +34,7 @@ TEXT = ("input_ids", "attention_mask")
 
 def is_seq2seq(source: Source) -> bool:
     """Whether it reads one text and writes another, token by token."""
-    try:
-        check_generates(source, "")
-    except ModelError:
-        return False
-    return two_texts(source)
+    return two_texts(source) and generates(source)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,9 +174,7 @@ def _encoding(module: Any, cross: tuple[Kept, ...]) -> Any:
                      decoder_input_ids=torch.zeros_like(input_ids[:, :1]), return_dict=True)  # fmt: skip
         return tensors_of(cache.cross_attention_cache, _names(cross))
 
-    whole = copy.copy(module)
-    whole.__class__ = type(f"{base.__name__}Encoder", (base,), {"forward": forward, "__module__": base.__module__})
-    return whole
+    return with_forward(module, "Encoder", forward, TEXT)
 
 
 def _stepping(module: Any, kept: tuple[Kept, ...], cross: tuple[Kept, ...]) -> Any:
@@ -202,15 +196,8 @@ def _stepping(module: Any, kept: tuple[Kept, ...], cross: tuple[Kept, ...]) -> A
         own = tensors_of(cache.self_attention_cache, _names(kept))
         return own | tensors_of(cache.cross_attention_cache, _names(cross))
 
-    parameter = inspect.Parameter
     given = ["input_ids", "position", "select", *_names((*kept, *cross)), "attention_mask"]
-    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter(n, parameter.POSITIONAL_OR_KEYWORD) for n in ("self", *given)]
-    )
-    step = copy.copy(module)
-    fields = {"forward": forward, "kept": kept_of, "__module__": base.__module__}
-    step.__class__ = type(f"{base.__name__}InPlace", (base,), fields)
-    return step
+    return with_forward(module, "InPlace", forward, given, kept=kept_of)
 
 
 def _in_place(

@@ -6,7 +6,6 @@ its window at the front of a cache of its own size.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import numpy as np
 from .caches import filled_cache, written_cache
 from .decoding import check_decodes, name_of, probed
 from .errors import ModelError
+from .forwards import with_forward
 from .source import DTYPES, InputSpec, Source, named_outputs, to_numpy, to_torch
 
 STEP = "step"
@@ -188,14 +188,7 @@ def _stepping(module: Any, kept: tuple[Kept, ...]) -> Any:
                      **_places(base, torch.arange(input_ids.shape[1])[None]))  # fmt: skip
         return {k.name: _of(cache, k) for k in kept}
 
-    parameter = inspect.Parameter
-    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter(n, parameter.POSITIONAL_OR_KEYWORD) for n in ("self", *given)]
-    )
-    step = copy.copy(module)
-    fields = {"forward": forward, "kept": kept_of, "__module__": base.__module__}
-    step.__class__ = type(f"{base.__name__}InPlace", (base,), fields)
-    return step
+    return with_forward(module, "InPlace", forward, given, kept=kept_of)
 
 
 def _places(base: Any, positions: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ It is what loaders of ONNX files expect. A window keeps its whole past here, of 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from .caches import plain_cache, tensors_of
 from .cases import make
 from .decoding import PAST, kept_inputs, present
+from .forwards import with_forward
 from .source import InputSpec, Source, describe
 
 _PROBE = 2  # tokens, and tokens before them, of the one run that names the outputs
@@ -74,10 +74,4 @@ def _with_past(module: Any, names: list[str]) -> Any:
         )  # fmt: skip
         return {"logits": out.logits, **tensors_of(out.past_key_values, present(names))}
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(n, kind) for n in ("self", "input_ids", "attention_mask", *places, *names)]
-    )
-    whole = copy.copy(module)
-    whole.__class__ = type(f"{base.__name__}WithPast", (base,), {"forward": forward, "__module__": base.__module__})
-    return whole
+    return with_forward(module, "WithPast", forward, ("input_ids", "attention_mask", *places, *names))

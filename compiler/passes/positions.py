@@ -159,14 +159,17 @@ def rows_position(mask: Value, queries: Dim, keys: Dim, made_by: Producers, nega
     if compared is None:
         return None
     order, left, right = compared
-    terms = [*_terms(left, 1, made_by), *_terms(right, -1, made_by)]
-    own = [(p, sign) for value, sign in terms if (p := _of_rows(value, made_by)) is not None]
+    own: list[tuple[Value, int]] = []
+    others: list[tuple[Value, int]] = []
+    for value, sign in (*_terms(left, 1, made_by), *_terms(right, -1, made_by)):
+        of_rows = _of_rows(value, made_by)
+        (others if of_rows is None else own).append((value if of_rows is None else of_rows, sign))
     if len(own) != 1:
         return None
     ((position, by),) = own
     rest = Positions(0, 0, 0)
-    for value, sign in terms:
-        found = Positions(0, 0, 0) if _of_rows(value, made_by) is not None else positions(value, made_by)
+    for value, sign in others:
+        found = positions(value, made_by)
         if found is None:
             return None
         rest = rest.plus(found, sign * by)
