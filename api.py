@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import tempfile
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .backends.bundle import Bundle, check_place, open_bundle, write_bundle
+from .backends.bundle import Bundle, open_bundle
 from .backends.version import version
-from .compiler.plan import Plan
-from .compiler.task import Task
+from .compiling import NOTES, Wish, compiled
 from .evaluating import as_transformers, evaluate
 from .exporting import export_file, export_with_past
 from .generating import generate
-from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
+from .ir.diagnostics import LoadError, TundishError
 from .ir.dims import Range
 from .ir.graph import Program
 from .measuring import account, bench, calibrate, diff
@@ -33,8 +30,7 @@ from .profiler.report.write import check_files as check_reports
 from .profiler.report.write import write as write_reports
 from .profiling import predictions, profile
 from .tuning import tune
-from .weight_formats import policy, weights_held
-from .work import PRECISIONS, Asked, Span, Work, after_passes, builder, generation_info, record_all
+from .work import Asked, Span, Work, after_passes, record_all
 
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "as_transformers", "bench", "calibrate", "capture",
@@ -42,7 +38,6 @@ __all__ = [
     "models", "ops", "pairs", "predictions", "profile", "read_percent", "run", "show", "show_account", "show_diff",
     "show_profile", "stages", "summary", "table", "targets", "tune", "verify", "version", "write_reports",
 ]  # fmt: skip
-NOTES = "notes.json"
 # What a user is told of a bundle that generates.
 CACHES = ("bytes_per_token", "encoder_bytes_per_token", "windows", "longest_context")
 
@@ -58,6 +53,8 @@ def compile(
 
     model:     a path or name as on the command line, a torch module (then `inputs` are sample tensors by name),
                or a Program.
+    backend:   onnxruntime, tvm, reference, or `auto`: all that can are built, timed here in turn, and the fastest is
+               taken; the bundle's notes say by how much.
     output:    the bundle's folder, replaced as a whole if it exists; a temporary one when None.
     batch, seq: the sizes to allow, a Range or `1..8`; by default 1..8 and 1..512, at most what the model can take.
     precision: fp32, fp16 or bf16.
@@ -74,50 +71,9 @@ def compile(
     tuning:    the table that `tune` wrote, or `none`; by default this chip's, where there is one.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
-    from .compiler.driver import compile_program, pass_names
-    from .compiler.passes.quantize import check_blocks
-    from .compiler.tuning import model_key
-    from .compiler.tuning_file import choose_table, engine_of
-    from .ir.text import to_text
-    from .profiler.parity import check
-
-    machine, engine = builder(target, backend, precision)
-    asked = policy(precision, weights)
-    if print_after and print_after not in pass_names():
-        raise CompileError(f"there is no pass {print_after!r}", hint=f"the passes are {', '.join(pass_names())}")
-    capabilities = engine.capabilities(machine)
-    check_blocks(capabilities, asked)
-    if output is not None:
-        check_place(Path(output))
-    chosen = choose_table(tuning, machine, engine_of(backend, engine.versions()))
-    work = Work(model, Asked(task, batch, seq, inputs, fixed, packed, phase, past), progress)
-    dtype, key = PRECISIONS[precision], model_key(work.program)
-    plan = compile_program(
-        work.program,
-        Task(machine, capabilities, asked, work.program.symbols, tuning=chosen.table, model=key),
-        print_after=(print_after,) if print_after else (),
-        on_pass=lambda name, i, n: progress("optimising", 0.4 + 0.15 * i / n),
-    )
-    if work.source is not None:
-        progress("asking the original model", 0.55)
-    cases = record_all(work)
-    progress("writing the bundle", 0.8)
-    folder, finalize = (Path(output), None) if output is not None else _temporary(work.name)
-    told = {"precision": precision, "dtype": dtype, "model": key, "task": task, "packed": packed,
-            "notes": [*work.notes, *([chosen.note] if chosen.note else [])], "tuning": chosen.info,
-            "weights": weights_held(plan, work.program, precision, weights, work.buffers)}  # fmt: skip
-    with ours(lambda: to_text(plan.program), CheckError, RunError):
-        bundle = write_bundle(
-            folder, plan, engine, name=work.name, cases=cases, extra_files=[*work.files.items(), _notes(plan)],
-            info={**told, "memory": _memory(plan), "fixed": work.settled, "phase": work.phase,
-                  **generation_info(work, plan)},
-            check=(lambda made: check(made, made.manifest.judged)) if verified else None,
-            progress=lambda stage, done, of: progress(f"writing the bundle: {stage}", 0.8 + 0.15 * done / max(1, of)),
-        )  # fmt: skip
-    if finalize is not None:
-        weakref.finalize(bundle, finalize)
-    progress("done", 1.0)
-    return bundle
+    wish = Wish(precision, weights, task, packed, print_after, verified, tuning)
+    asked = Asked(task, batch, seq, inputs, fixed, packed, phase, past)
+    return compiled(model, asked, wish, backend, target, output, progress)
 
 
 def capture(
@@ -344,24 +300,3 @@ def _asked_again(bundle: Bundle, work: Work, progress: Progress) -> Any:
     """What the original answers now, to the stored cases or else to new ones."""
     progress("asking the original model", 0.55)
     return record_all(work, bundle.cases().cases)
-
-
-def _notes(plan: Plan) -> tuple[str, bytes]:
-    """What the passes said, as a file of the bundle."""
-    rows = [
-        {"pass": n.pass_name, "what": n.text, "where": n.where.spoken if n.where else "", "times": n.times}
-        for n in plan.notes
-    ]
-    return NOTES, (json.dumps(rows, indent=1) + "\n").encode()
-
-
-def _memory(plan: Plan) -> dict[str, int]:
-    """What the plan predicts for a run at the largest sizes, in bytes."""
-    decision = plan.decisions.get("memory", {})
-    return {k: int(v) for k, v in decision.items() if k.endswith("_bytes")}
-
-
-def _temporary(name: str) -> tuple[Path, Callable[[], None]]:
-    """A bundle folder that lives as long as its Bundle."""
-    folder = tempfile.TemporaryDirectory(prefix="tundish-")
-    return Path(folder.name) / f"{Path(name).name}.tundish", folder.cleanup

@@ -253,6 +253,29 @@ def opened(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> Callable[[], A
     return begin
 
 
+def opened_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
+    """The same of a decoder's step: one token on caches that hold `past` tokens."""
+    import onnxruntime  # noqa: F401
+
+    from ..backends.bundle import open_bundle
+    from ..backends.generation.session import Session
+
+    (past,) = inputs["past"].tolist()
+
+    def begin() -> Any:
+        bundle = open_bundle(Path(job["path"]), threads=job["threads"])
+        session = Session(bundle, 1, past + 1)
+        session.read([[1] * past])
+        def run() -> Any:
+            session.rewind(0, past)
+            logits = session.read([[1]])
+            return {"logits": logits}.items
+
+        return run
+
+    return begin
+
+
 def check_workers(workers: int | str) -> None:
     """Raises: TundishError on what names no builders."""
     text = str(workers)

@@ -21,16 +21,20 @@ from .workers import Worker
 
 BASE, OTHER = "base", "other"
 _LIMIT_S = 600.0  # for a session to open, with the first run of a large model
-_OPENER = f"{__package__}.candidates:opened"
+OPENER, STEP_OPENER = (f"{__package__}.candidates:{name}" for name in ("opened", "opened_step"))
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A bundle and what is set at run time; threads None: as its options say."""
+    """A bundle and what is set at run time; threads None: as its options say.
+
+    opener: how it is run, in `candidates`.
+    """
 
     path: Path
     run: Mapping[str, str]
     threads: int | None
+    opener: str = OPENER
 
     @property
     def busy(self) -> int:
@@ -126,6 +130,6 @@ def _job(folder: Path, who: str, side: Side) -> dict[str, Any]:
     own = folder / who
     own.mkdir()
     return {
-        "kind": _OPENER, "peer": who, "path": str(side.path), "threads": side.threads, "run": dict(side.run),
+        "kind": side.opener, "peer": who, "path": str(side.path), "threads": side.threads, "run": dict(side.run),
         "folder": str(own), "inputs": str(folder / "inputs.npz"), "answer": str(own / ANSWER),
     }  # fmt: skip

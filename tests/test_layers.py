@@ -23,9 +23,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "backends": frozenset({"ir", "compiler"}),
     "profiler": frozenset({"ir", "compiler", "backends"}),
     "api": frozenset({
-        *FOLDERS, "evaluating", "exporting", "generating", "work", "measuring", "profiling", "tuning", "weight_formats",
+        *FOLDERS, "compiling", "evaluating", "exporting", "generating", "work", "measuring", "profiling", "tuning",
+        "weight_formats",
     }),
     "weight_formats": frozenset({*FOLDERS, "work"}),
+    "compiling": frozenset({*FOLDERS, "choosing", "weight_formats", "work"}),
+    "choosing": frozenset(FOLDERS),
     "exporting": frozenset({*FOLDERS, "originals", "weight_formats", "work"}),
     "generating": frozenset({*FOLDERS, "originals", "work"}),
     "tuning": frozenset({*FOLDERS, "work"}),

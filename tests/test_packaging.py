@@ -25,7 +25,8 @@ AT_ROOT = {
     "cli_generating.py", "generating.py",
     "cli_profiling.py", "contests.py", "measuring.py", "profiling.py", "steps.py", "work.py", "cli_tuning.py",
     "tuning.py",
-    "cli_evaluating.py", "evaluating.py", "exporting.py", "originals.py", "weight_formats.py",
+    "choosing.py", "cli_evaluating.py", "compiling.py", "evaluating.py", "exporting.py", "originals.py",
+    "weight_formats.py",
 }  # fmt: skip
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {
