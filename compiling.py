@@ -13,7 +13,7 @@ from typing import Any
 from .backends.bundle import Bundle, check_place, write_bundle
 from .choosing import fastest
 from .compiler.plan import Plan
-from .ir.diagnostics import CheckError, CompileError, LoadError, RunError, TundishError, ours
+from .ir.diagnostics import CheckError, CompileError, RunError, TundishError, ours
 from .profiler.report.progress import Progress
 from .weight_formats import policy, weights_held
 from .work import PRECISIONS, Asked, Work, builder, generation_info, record_all
@@ -63,14 +63,16 @@ def compiled(
 
 
 def _builders(backend: str, target: str, wish: Wish) -> tuple[list[Builder], list[str]]:
-    """One of the backend; of `auto` one of each candidate, and why others are none. Raises: CompileError."""
+    """One of the backend; of `auto` one of each candidate, and why others are none.
+
+    Raises: TundishError where there is none at all."""
     if backend != AUTO:
         return [Builder(backend, target, wish)], []
     found, reasons, errors = list[Builder](), list[str](), list[TundishError]()
     for name in CANDIDATES:
         try:
             found.append(Builder(name, target, wish))
-        except (CompileError, LoadError) as error:
+        except TundishError as error:
             reasons.append(f"{name}: {error.problem}")
             errors.append(error)
     if not found:
@@ -94,7 +96,7 @@ def _others(builders: Sequence[Builder], made: Any) -> list[Builder]:
 
 
 class Builder:
-    """A backend and what it is to build for. Raises: CompileError, LoadError."""
+    """A backend and what it is to build for. Raises: CompileError, LoadError, BuildError."""
 
     def __init__(self, backend: str, target: str, wish: Wish) -> None:
         from .compiler.driver import pass_names
@@ -107,6 +109,7 @@ class Builder:
         if wish.print_after and wish.print_after not in pass_names():
             hint = f"the passes are {', '.join(pass_names())}"
             raise CompileError(f"there is no pass {wish.print_after!r}", hint=hint)
+        self.engine.ready(self.machine)
         self.capabilities = self.engine.capabilities(self.machine)
         check_blocks(self.capabilities, self.policy)
         self.tuning = choose_table(wish.tuning, self.machine, engine_of(backend, self.engine.versions()))

@@ -26,6 +26,7 @@ from .compiler.tuning import WHOLE, Pick, Table, model_key
 from .compiler.tuning_file import PLACE, Chip, check_chip, default_place, engine_of, read_table
 from .ir.diagnostics import BuildError, TundishError
 from .ir.graph import Program
+from .profiler.alone import timer
 from .profiler.candidates import Builders, Job, builders, check_workers
 from .profiler.duel import USUAL, Ring
 from .profiler.parity import record
@@ -149,9 +150,12 @@ def of_model(
     inputs = _inputs(work, request, sizes)
     cases: Named = [("the size that is tuned for", inputs), *_small(work.cases())]
     blank = Job("", "", "", backend, target, dtype, key)
+    timed = timer(compile_program(program, request), request.capabilities.alone, sizes, engine,
+                  threads or machine.cores) if request.capabilities.alone else None  # fmt: skip
     return Subject(
         name, key, sizes, dtype, threads, engine_of(backend, engine.versions()), Chip.of(machine), inputs, picks,
         prepare=lambda folder, default, builders: _prepare(program, blank, cases, folder, default, builders),
+        alone=timed,
     )  # fmt: skip
 
 

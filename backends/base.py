@@ -121,7 +121,11 @@ class Backend(Protocol):
         ...
 
     def capabilities(self, machine: Machine) -> Capabilities:
-        """What it takes on that machine."""
+        """What it takes on that machine. Raises: BuildError where its compiler is missing, or takes no such machine."""
+        ...
+
+    def ready(self, machine: Machine) -> None:
+        """Cheap, to ask before work begins. Raises: BuildError where something that `build` needs is missing here."""
         ...
 
     def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:

@@ -52,7 +52,7 @@ class OrtOptions(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for name, value in self.run.items():
-            _check_run(name, value)
+            _check_run(name, value, SWITCHES)
         if self.target not in TARGETS:
             raise ValueError(f"there is no target {self.target!r}")
         for file in self.files():
@@ -61,8 +61,7 @@ class OrtOptions(msgspec.Struct, frozen=True):
     @property
     def threads(self) -> int | None:
         """The threads that were measured to be best, of those that there are; None where the bundle says nothing."""
-        said = self.run.get("threads")
-        return None if said is None else min(int(said), len(os.sched_getaffinity(0)))
+        return _threads(self.run)
 
     def files(self) -> Iterator[str]:
         return (m.file for variants in self.models.values() for m in variants)
@@ -80,11 +79,16 @@ def runs(cores: int) -> tuple[Choice, ...]:
     return Choice("threads", tuple(map(str, counts)), at_run=True), *switches
 
 
-def _check_run(name: str, value: str) -> None:
+def _threads(run: Mapping[str, str]) -> int | None:
+    said = run.get("threads")
+    return None if said is None else min(int(said), len(os.sched_getaffinity(0)))
+
+
+def _check_run(name: str, value: str, switches: tuple[str, ...]) -> None:
     if name == "threads":
         if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= MOST_THREADS):
             raise ValueError(f"{value[:40]!r} is not a number of threads")
-    elif name not in SWITCHES or value not in ("on", "off"):
+    elif name not in switches or value not in ("on", "off"):
         raise ValueError(f"there is no {name[:40]!r} that can be {value[:40]!r}")
 
 
@@ -105,17 +109,20 @@ class ReferenceOptions(msgspec.Struct, frozen=True):
 class TvmBody(msgspec.Struct, frozen=True):
     """What runs on CPUs with these features: a library, and of each variant of an entry the file that says how.
 
-    functions: such a file -> the function of the program. Raises: ValueError on a file that is not a plain name.
+    functions: such a file -> the function of the program. Raises: ValueError on a file that is not a plain name, or
+    has no function.
     """
 
     features: list[str]
     library: str
     models: dict[str, list[ModelFile]]
-    functions: dict[str, str] = {}
+    functions: dict[str, str]
 
     def __post_init__(self) -> None:
         for file in self.files():
             _check_file(file)
+        if not {m.file for variants in self.models.values() for m in variants} <= set(self.functions):
+            raise ValueError("a file has no function")
 
     def files(self) -> Iterator[str]:
         yield self.library
@@ -129,10 +136,16 @@ class TvmOptions(msgspec.Struct, frozen=True):
     """Of the TVM backend: one body, or several, the most able first. Raises: ValueError on none."""
 
     bodies: list[TvmBody]
+    run: dict[str, str] = {}
 
-    threads = None
+    @property
+    def threads(self) -> int | None:
+        """As of `OrtOptions`."""
+        return _threads(self.run)
 
     def __post_init__(self) -> None:
+        for name, value in self.run.items():
+            _check_run(name, value, ())
         if not self.bodies:
             raise ValueError("there is no library")
 

@@ -42,6 +42,7 @@ class Capabilities:
     wide_inside: ops that keep their statistics in f32 themselves, whatever they are given; the others among those
       that must (`Op.keeps_f32`) get casts around them.
     kernels: op -> the names of the kernels that it has for it, the usual one first.
+    alone:   the ops of which it has so many that they are timed alone first: `Choice.alone`.
     runs:    what can be set when a bundle is opened.
     blocks:  the forms of quantised weights that its kernels work on as they are, where that is asked for; None: all
       that its ops take, and always.
@@ -61,6 +62,7 @@ class Capabilities:
     targets: frozenset[str] = frozenset({"cpu"})
     wide_inside: frozenset[str] = frozenset()
     kernels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    alone: frozenset[str] = frozenset()
     runs: tuple[Choice, ...] = ()
     blocks: frozenset[Blocks] | None = None
     panel: int = 0

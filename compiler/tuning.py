@@ -23,11 +23,14 @@ class Choice:
     """What is chosen (`fuse`, `threads`), and among what; the first option is taken where nothing was measured.
 
     at_run: it changes how a bundle is run, not what is in it, so that it needs no build.
+    alone: the options are too many to build a model with each: kernels are timed by themselves first. An option is
+    then one or several changes of the first one, with commas between.
     """
 
     name: str
     options: tuple[str, ...]
     at_run: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -75,7 +78,8 @@ class Pick:
         if self.answer is None:
             return ""
         if self.usual:
-            others = ", ".join(o for o in self.choice.options if o != self.option)
+            names = [o for o in self.choice.options if o != self.option]
+            others = "others" if self.choice.alone else ", ".join(names)
             return f" (tuned: {others} measured no faster)"
         return f" (tuned: {1 - self.answer.ratio:.1%} less time than {self.choice.options[0]} in the whole model)"
 
@@ -133,6 +137,13 @@ def _matmul(node: Node) -> str:
     return f"{_sizes(_type(node, 0).shape[-2:])} @ {_sizes(_type(node, 1).shape[-2:])}"
 
 
+def _panels(node: Node) -> str:
+    """Of weights that are not f32, their type too."""
+    panels, columns = _type(node, 1), node.attrs["columns"]
+    held = panels.dtype.name
+    return f"{_sizes((panels.shape[1], columns))}{'' if held == 'f32' else f' {held}'}"
+
+
 def _attention(node: Node) -> str:
     (_, s, heads, size), (_, t, groups, _) = _type(node, 0).shape, _type(node, 1).shape
     names = ("mask", "bias", "sinks")
@@ -152,7 +163,9 @@ def _type(node: Node, index: int) -> TensorType:
     return value.type
 
 
-_CLASSES: Mapping[str, Callable[[Node], str]] = {"linear": _linear, "matmul": _matmul, "attention": _attention}
+_CLASSES: Mapping[str, Callable[[Node], str]] = {
+    "linear": _linear, "panel_linear": _panels, "matmul": _matmul, "attention": _attention,
+}  # fmt: skip
 
 
 def model_key(program: Program) -> str:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ from ..ir.diagnostics import BuildError
 from .candidates import Builders, Job, Outcome
 from .duel import Duel, Ring, Side, duel
 from .host_lock import measuring_alone
+from .paired import Paired
 from .report.progress import Progress
 
 FASTER, NOT_FASTER, SAME, WRONG, CANNOT = "faster", "not faster", "same files", "wrong numbers", "cannot"
+ALONE, MOST_PROMISING = "alone", 2  # the `base` of kernels timed by themselves; so many of a place go into a model
 FLOOR, ALL = Choice("floor", ("same",), at_run=True), Choice("all", ("together",), at_run=True)
 
 
@@ -41,6 +43,7 @@ class Subject:
     picks: what the compiler chooses, given a table. inputs: of each run that is timed.
     prepare: saves the program under a folder, builds the default at the second path and records its answers; gives a
     job that lacks options and place. bundle: in its place, a bundle whose files stay as they are.
+    alone: times options of a place by themselves, the first against the others, until a moment; see `alone.alone`.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Subject:
     picks: Callable[[Table], tuple[Pick, ...]]
     prepare: Callable[[Path, Path, Builders], Job] | None = None
     bundle: Path | None = None
+    alone: Callable[[Site, Sequence[str], float], Mapping[str, Paired]] | None = None
 
     def pick(self, choice: Choice) -> Pick:
         """A row of the whole model that is no choice of the compiler's."""
@@ -85,11 +89,13 @@ class Tuner:
     spent_s: list[float] = field(default_factory=list)
     stopped: bool = False
     job: Job | None = None
+    promising: dict[Site, tuple[str, ...]] = field(default_factory=dict)  # of choices whose options are timed alone
 
     def run(self) -> dict[str, Any]:
         """Searches until all is measured or the time is up. Rows of what was measured, and the gain of all together."""
         self.known = {_key(t): t for t in self._trials()}
         self._look()
+        self._alone()
         while pending := self._pending():
             logged = self.known.get(self._key(*pending[0]))
             if logged is not None:
@@ -116,7 +122,10 @@ class Tuner:
         picks = sorted(dict.fromkeys(self.picks), key=lambda p: not p.choice.at_run)
         picks = [p for p in picks if not (p.choice.name == "threads" and self.subject.threads)]
         over = {*self.done, *self.beaten}
-        return [(p, o) for p in picks for o in p.choice.options if o != p.option and (p.site, o) not in over]
+        return [(p, o) for p in picks for o in self._options(p) if o != p.option and (p.site, o) not in over]
+
+    def _options(self, pick: Pick) -> tuple[str, ...]:
+        return self.promising.get(pick.site, ()) if pick.choice.alone else pick.choice.options
 
     def _late(self) -> bool:
         """Whether the next candidate would end after the time is up."""
@@ -128,6 +137,38 @@ class Tuner:
         left, past = len(self._pending()), len(self.done)
         seconds = f", about {left * sum(self.spent_s) / len(self.spent_s):.0f} s left" if self.spent_s and left else ""
         self.progress(f"{past} of {past + left} measured{seconds}: {text}", past / max(1, past + left))
+
+    # -- kernels by themselves -----------------------------------------------------------------------
+
+    def _alone(self) -> None:
+        """Of choices that have many options, those that are faster by themselves than the first one."""
+        picks = [p for p in dict.fromkeys(self.picks) if p.choice.alone] if self.subject.alone else []
+        for i, pick in enumerate(picks):
+            what = f"kernel {i + 1} of {len(picks)} alone: {pick.site}"
+            found = self._timed_alone(pick, [o for o in pick.choice.options[1:] if ", " not in o], what)
+            found |= self._timed_alone(pick, _joined(found, pick.choice.options), f"{what}, changes together")
+            won = sorted((o for o, t in found.items() if t.verdict == FASTER), key=lambda o: found[o].ratio or 1.0)
+            self.promising[pick.site] = tuple(won[:MOST_PROMISING])
+            if self.stopped:
+                return
+
+    def _timed_alone(self, pick: Pick, options: Sequence[str], what: str) -> dict[str, Trial]:
+        """Those measured before are taken from the table."""
+        usual, found = replace(pick, option=pick.choice.options[0]), dict[str, Trial]()
+        keys = {o: self._key(usual, o, base=ALONE) for o in options}
+        found = {o: self.known[k] for o, k in keys.items() if k in self.known}
+        left = [o for o in options if o not in found]
+        if not left or self.stopped or self.subject.alone is None:
+            return found
+        with measuring_alone(self._say) as waited_s:
+            self.deadline += waited_s
+            self._say(what)
+            times = self.subject.alone(pick.site, [usual.option, *left], self.deadline)
+        self.stopped = not times
+        made = {o: self._trial(usual, o, Duel(t), base=ALONE) for o, t in times.items()}
+        self.known |= {_key(t): t for t in made.values()}
+        add(self.place, self.subject.chip, list(made.values()))
+        return found | made
 
     # -- building and measuring ----------------------------------------------------------------------
 
@@ -339,6 +380,15 @@ class Tuner:
             "left": len(self._pending()), "complete": not self.stopped,
             "notes": _notes(self.place, chosen, total, self._pending() if self.stopped else [], s),
         }  # fmt: skip
+
+
+def _joined(found: Mapping[str, Trial], options: Sequence[str]) -> list[str]:
+    """What is made of two or more of the changes that won, each the best of its kind."""
+    best: dict[str, str] = {}
+    for option in sorted((o for o, t in found.items() if t.verdict == FASTER), key=lambda o: found[o].ratio or 1.0):
+        best.setdefault(option.partition(" ")[0], option)
+    won = set(best.values())
+    return [o for o in options if ", " in o and set(o.split(", ")) <= won]
 
 
 def _notes(

@@ -30,6 +30,9 @@ class Null:
     def capabilities(self, machine: Machine) -> Capabilities:
         return Capabilities(self.name, ops=frozenset(OPS), dtypes=frozenset(DTYPES))
 
+    def ready(self, machine: Machine) -> None:
+        """Nothing is needed."""
+
     def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:
         """Writes the names of the entries, so that a bundle of it is a bundle."""
         (out / "entries.txt").write_text("".join(f"{entry}\n" for entry in plan.entries))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from ...compiler.capabilities import Capabilities, Fusion
@@ -59,6 +60,11 @@ class OnnxRuntime:
             x_bits=X_BITS,
             runs=runs(machine.cores) if machine.target == "cpu" else (),
         )
+
+    def ready(self, machine: Machine) -> None:
+        """Raises: BuildError."""
+        if importlib.util.find_spec("onnx") is None:
+            raise BuildError("building ONNX files needs onnx", hint="pip install 'tundish[compile]'")
 
     def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:
         """Writes `<entry>.onnx` (`<entry>.<n>.onnx` for further variants), whose weights lie in `weights`,

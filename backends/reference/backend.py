@@ -38,6 +38,9 @@ class Reference:
     def capabilities(self, machine: Machine) -> Capabilities:
         return Capabilities(self.name, ops=frozenset(OPS), dtypes=frozenset(DTYPES))
 
+    def ready(self, machine: Machine) -> None:
+        """Nothing is needed."""
+
     def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:
         """Writes the program's text, its weights referring to the weights file."""
         from ...ir.text import to_text

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -13,14 +15,17 @@ from ...compiler.capabilities import Capabilities
 from ...compiler.hardware.baselines import BASELINES, NAMED, Baseline, bodies
 from ...compiler.hardware.caches import ASSUMED, caches
 from ...compiler.hardware.machine import Machine, this_machine
+from ...compiler.passes.choose import KERNELS, RUN
 from ...compiler.plan import Plan
 from ...ir.diagnostics import BuildError
+from ...ir.weights import TensorFile
 from ..base import Built, Runner, Say
+from ..options import runs
 from ..signature import signatures
+from .linker import check_linker
 from .schedule import Schedule
-from .tiles import chip_of
+from .tiles import WIDTH, Chip, chip_of, cuts
 
-LIBRARY = "kernels.so"
 QUANTIZED = frozenset({"quantized_matmul", "quantized_gather", "quad_linear", "quad_gather"})
 
 
@@ -44,7 +49,6 @@ class Tvm:
     def capabilities(self, machine: Machine) -> Capabilities:
         _need()
         from .lower import STRUCTURE, declined, decomposed, table
-        from .lower_product import WIDTH
         from .lower_quads import BLOCKS, X_BITS
 
         chip = _chip(machine)
@@ -60,7 +64,15 @@ class Tvm:
             blocks=BLOCKS if few_bits else frozenset(),
             x_bits=X_BITS if few_bits else 0,
             targets=frozenset({"cpu", *NAMED}),
+            kernels={"panel_linear": tuple(cuts(_cut_for(machine.target, chip)))},
+            alone=frozenset({"panel_linear"}),
+            runs=runs(machine.cores)[:1] if machine.target == "cpu" else (),
         )
+
+    def ready(self, machine: Machine) -> None:
+        """Raises: BuildError where there is no TVM, no kernels for that CPU, or no linker."""
+        _need()
+        check_linker(_chip(machine).arch)
 
     def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:
         """Writes for each CPU of the target a library and a schedule for each variant of an entry, and TVM's run-time
@@ -70,11 +82,14 @@ class Tvm:
 
         machine = this_machine()
         chips = bodies(plan.target) or (of_machine(machine),)
-        found = [_body(plan, chip, out, f"{chip.name}." if len(chips) > 1 else "", progress) for chip in chips]
+        header = TensorFile(weights).header
+        prefixes = [f"{chip.name}." if len(chips) > 1 else "" for chip in chips]
+        found = [_body(plan, chip, out, p, header, progress) for chip, p in zip(chips, prefixes, strict=True)]
         runtime = runtime_library()
         if runtime is not None and chips[0].arch == machine.arch:
             shutil.copyfile(runtime, out / RUNTIME)
-        return Built(out, weights, signatures(plan), {"bodies": found})
+        run = {"run": dict(plan.decisions[RUN])} if RUN in plan.decisions else {}
+        return Built(out, weights, signatures(plan), {"bodies": found, **run})
 
     def open(self, built: Built, *, threads: int | None = None) -> Runner:
         from .runner import TvmRunner
@@ -82,30 +97,36 @@ class Tvm:
         return TvmRunner(built, threads)
 
 
-def _body(plan: Plan, chip: Baseline, out: Path, prefix: str, progress: Say | None) -> dict[str, object]:
-    """One library and its schedules. The parts' files begin with `prefix`."""
+def _body(
+    plan: Plan, chip: Baseline, out: Path, prefix: str, header: Mapping[str, Any], progress: Say | None
+) -> dict[str, object]:
+    """One library and its schedules, whose files' names begin with `prefix`. header: of the weights' file."""
     from .emit import Emit, Kernels
     from .library import write_library
     from .walk import emit
 
     kernels, schedules = Kernels(), list[Schedule]()
-    cut_for = chip_of(chip.features, ASSUMED if bodies(plan.target) else caches())
-    signed = signatures(plan)
+    cut_for = _cut_for(plan.target, chip)
+    signed, chosen = signatures(plan), plan.decisions.get(KERNELS, {})
     models: dict[str, list[dict[str, object]]] = {}
     functions: dict[str, str] = {}
     for entry, variants in plan.entries.items():
         models[entry] = []
         for i, variant in enumerate(variants):
-            to = Emit(f"run_{len(schedules)}", kernels, cut_for)
-            schedules.append(emit(plan.program, variant.function, to, signed[entry].aliases))
-            file = f"{prefix}{entry}.{i}.json"
+            made = emit(plan.program, variant.function, Emit(kernels, cut_for), signed[entry].aliases, chosen)
+            guard, file = variant.guard, f"{prefix}{entry}.{i}.json"
+            seal = made.seal(signed[entry], guard, header, chip.features)
+            schedules.append(msgspec.structs.replace(made, function=seal))
             (out / file).write_bytes(msgspec.json.encode(schedules[-1]))
-            guard = variant.guard
             models[entry].append({"guard": [guard.symbol, guard.op, guard.value], "file": file})
             functions[file] = variant.function
-    library = f"{prefix}{LIBRARY}"
-    write_library(kernels, schedules, chip, out / library, progress)
+    library = write_library(kernels, schedules, chip, out, prefix, progress)
     return {"features": sorted(chip.features), "library": library, "models": models, "functions": functions}
+
+
+def _cut_for(target: str, chip: Baseline) -> Chip:
+    """The caches of a named CPU are not known."""
+    return chip_of(chip.features, ASSUMED if bodies(target) else caches())
 
 
 def _chip(machine: Machine) -> Baseline:

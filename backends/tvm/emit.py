@@ -13,7 +13,7 @@ from ...ir.dtypes import DType
 from ...ir.graph import Node, Value
 from ...ir.tensor import TensorType
 from .schedule import Arg, Buffer, Call, Constant, Schedule
-from .tiles import Chip
+from .tiles import USUAL, Chip
 
 Make = Callable[..., Any]  # (name, **static sizes) -> a function of TVM's
 
@@ -93,10 +93,9 @@ class Kernels:
 
 @dataclass
 class Emit:
-    """keys: the nodes that what is called next computes. function: the entry's name in the library. held: the inputs
-    that it writes over."""
+    """keys: the nodes that what is called next computes. held: the inputs that the entry writes over. options: of the
+    nodes whose kernel is not the usual one, which it is."""
 
-    function: str
     kernels: Kernels
     chip: Chip = Chip()
     keys: tuple[str, ...] = ()
@@ -104,6 +103,11 @@ class Emit:
     views: dict[Value, View] = field(default_factory=dict)
     scalars: dict[Value, float] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)  # what several lowerings need of the same value, made once
+    options: Mapping[Node, str] = field(default_factory=dict)
+
+    def option(self, node: Node) -> str:
+        """Which of its kernels computes a node."""
+        return self.options.get(node, USUAL)
 
     @property
     def lanes(self) -> int:
@@ -229,7 +233,7 @@ class Emit:
             for kernel, keys, args, waits in self._calls
         ]
         buffers = [Buffer(str(r.bytes), r.first, r.last) for r in arena]
-        return Schedule(self.function, calls, buffers, self._constants, str(self._scratch))
+        return Schedule("", calls, buffers, self._constants, str(self._scratch))
 
 
 def _arg(arg: Any, places: Mapping[int, str]) -> Arg:

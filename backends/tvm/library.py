@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,19 +17,22 @@ from ...ir.diagnostics import BuildError
 from ..base import Say
 from .barrier import barrier_code
 from .emit import Kernels
-from .linker import linker as linker_of
+from .linker import check_linker
 from .objects import lowered, object_code, objects, target_of
 from .schedule import Schedule
 from .script import address, both, external, function, i64, imports, parallel, table_of, when
 
-LINKERS = ("gcc", "cc", "clang", "ld")
-
 
 def write_library(
-    kernels: Kernels, schedules: Sequence[Schedule], chip: Baseline, library: Path, say: Say | None = None
-) -> None:
-    """Compiles and links. Raises: BuildError where the system has no linker for that CPU, or it fails."""
-    linker, target = find_linker(chip.arch), target_of(chip)
+    kernels: Kernels, schedules: Sequence[Schedule], chip: Baseline, out: Path, prefix: str = "",
+    say: Say | None = None,
+) -> str:  # fmt: skip
+    """Compiles and links. The file's name, which tells its content: what a process has once loaded under a path, it is
+    given again for that path, whatever lies there by then.
+
+    Raises: BuildError where the system has no linker for that CPU, or it fails.
+    """
+    linker, target = check_linker(chip.arch), target_of(chip)
     made = objects({name: make("kernel", **static) for name, (make, static) in kernels.made.items()}, target, say)
     symbols = {name: one.symbol for name, one in made.items()}
     entries = tvm.IRModule({
@@ -40,9 +45,13 @@ def write_library(
         files = [Path(aside) / f"{name}.o" for name in sorted(code)]
         for file in files:
             file.write_bytes(code[file.stem])
-        done = subprocess.run([linker, "-shared", "-o", str(library), *map(str, files)], capture_output=True, text=True)
-    if done.returncode:
-        raise BuildError(f"{Path(linker).name} could not link the kernels", found=done.stderr.strip()[:300])
+        linked = Path(aside) / "kernels.so"
+        done = subprocess.run([linker, "-shared", "-o", str(linked), *map(str, files)], capture_output=True, text=True)
+        if done.returncode:
+            raise BuildError(f"{Path(linker).name} could not link the kernels", found=done.stderr.strip()[:300])
+        name = f"{prefix}kernels-{hashlib.sha256(linked.read_bytes()).hexdigest()[:16]}.so"
+        shutil.copyfile(linked, out / name)
+    return name
 
 
 def entry_of(schedule: Schedule, symbols: Mapping[str, str], barrier: str) -> Any:
@@ -68,11 +77,3 @@ def entry_of(schedule: Schedule, symbols: Mapping[str, str], barrier: str) -> An
 
     args = (("table", "int64*"), ("state", "int64*"), ("first", "int64"), ("end", "int64"), ("threads", "int64"))
     return function(schedule.function, args, write)
-
-
-def find_linker(arch: str) -> str:
-    """Raises: BuildError."""
-    found = linker_of(arch)
-    if found is None:
-        raise BuildError(f"there is no linker for {arch} on this system", hint="install gcc, clang or binutils for it")
-    return found

@@ -67,7 +67,7 @@ def write_into(to: Emit, cache: View, new: View, position: View, axis: int) -> N
     b, a, s, r = shape
     sizes = [b, a, s, room[2], r, *strides[:3], *apart[:3], 0 if position.shape == () else 1]
     static = {"dtype": NAMES[new.dtype.name], "lanes": to.lanes, "position": NAMES[position.dtype.name]}
-    to.call(cache_write, static, [new, position], [cache], sizes, order=[new, cache, position])
+    to.call(cache_write, static, [new, position], [cache], sizes, order=[new, cache, position], reports=True)
 
 
 def _joined(view: View, axis: int) -> tuple[tuple[Dim, ...], tuple[Dim, ...]] | None:

@@ -9,11 +9,11 @@ from .emit import NAMES, Emit, View
 from .epilogue import Epilogue
 from .kernels.gemm import Shape, gemm
 from .lower import PARTS, lowers
-from .tiles import WIDTH, Chip, tiles_of
+from .tiles import USUAL, WIDTH, Chip, cuts, tiles_of
 
 
-def product_shape(k: int, n: int, chip: Chip, held: str = "float32") -> Shape:
-    return Shape(k, n, chip.lanes, WIDTH, tiles_of(k, chip), held)
+def product_shape(k: int, n: int, chip: Chip, held: str = "float32", option: str = USUAL) -> Shape:
+    return Shape(k, n, chip.lanes, WIDTH, tiles_of(k, chip, cuts(chip)[option]), held)
 
 
 @lowers("panel_linear")
@@ -36,7 +36,7 @@ def product(to: Emit, node: Node, last: Node, epilogue: Epilogue, arrays: Sequen
     n, k = node.attrs["columns"], panels.shape[1]
     assert isinstance(k, int)
     more = [*bias, *arrays]
-    y, shape = to.result(last), product_shape(k, n, to.chip, NAMES[panels.dtype.name])
+    y, shape = to.result(last), product_shape(k, n, to.chip, NAMES[panels.dtype.name], to.option(node))
     static = {"shape": shape, "epilogue": epilogue.biased() if bias else epilogue}
     rows, order = node.output.type.elements // n, [x, panels, y, *more]
     to.call(gemm, static, [x, panels, *more], [y], [rows, k], scratch=shape.scratch, order=order)

@@ -65,4 +65,4 @@ def _quad_gather(to: Emit, node: Node) -> None:
     given = [to.array(v) for v in (quads, ids, scale, zero) if v is not None]
     assert ids is not None
     static = {"form": form, "zero": zero is not None}
-    to.call(quad_rows, static, given, [to.result(node)], [ids.type.elements])
+    to.call(quad_rows, static, given, [to.result(node)], [ids.type.elements], reports=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from ..base import Say
 
 FOLDER = "TUNDISH_KERNELS"  # the environment's word for where kernels are kept; "none" keeps none
 MOST_BYTES = 512 << 20  # of all kept kernels: the oldest make way
+STALE_S = 3600.0  # after which nobody writes a kernel still
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,23 @@ def objects(functions: Mapping[str, Any], target: Mapping[str, Any], say: Say | 
         module = tvm.IRModule({tvm.ir.GlobalVar(symbol): functions[name].with_attr("global_symbol", symbol)})
         return Object(symbol, object_code(lowered(module, target, packed=False), target))
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+    with _pool() as pool:
         for i, (name, made) in enumerate(zip(lacking, pool.map(make, lacking), strict=True)):
             found[name] = made
             _keep(kept, keys[name], made.code)
             if say is not None:
                 say("compiling kernels", i + 1, len(lacking))
     return found
+
+
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """A thread on each core. After an error, or Ctrl-C, nothing is begun any more."""
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def lowered(module: Any, target: Mapping[str, Any], *, packed: bool) -> Any:
@@ -127,6 +140,10 @@ def _keep(kept: Path | None, key: str, code: bytes) -> None:
 
 
 def _make_room(kept: Path) -> None:
+    """The oldest go, and what a process that was killed left half-written."""
+    for path in kept.glob(".*.partial-*"):
+        if path.stat().st_mtime < time.time() - STALE_S:
+            path.unlink(missing_ok=True)
     files = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in kept.glob("*.o"))
     over = sum(size for _, size, _ in files) - MOST_BYTES
     for _, size, path in files:

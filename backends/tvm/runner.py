@@ -36,10 +36,11 @@ class TvmRunner:
 
     def __init__(self, built: Built, threads: int | None) -> None:
         self.built = built
-        self._body = _fitting(typed(built.options, TvmOptions))
+        options = typed(built.options, TvmOptions)
+        self._body = _fitting(options)
         self._variants = self._body.variants()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = threads or cores
+        self.threads = threads or options.threads or cores
         self._library = _opened(built.folder / self._body.library, built.folder / RUNTIME, cores)
         self.threads = min(self.threads, _workers())
         self._weights = TensorFile(built.weights)
@@ -47,11 +48,17 @@ class TvmRunner:
 
     def _entry(self, entry: str, sizes: Mapping[str, int]) -> _Entry:
         variants = self._variants[entry]
-        file = variants[choose(variants, sizes)].function
+        variant = variants[choose(variants, sizes)]
+        file = variant.function
         if file not in self._entries:
-            schedule = _read(self.built.folder / file)
-            run = self._library[schedule.function]
-            self._entries[file] = _Entry(schedule, self.built.entries[entry], run, self._weights, self.threads)
+            schedule, signature = _read(self.built.folder / file), self.built.entries[entry]
+            seal = schedule.seal(signature, variant.guard, self._weights.header, self._body.features)
+            try:
+                run = self._library[seal]
+            except AttributeError:
+                raise LoadError(f"{self._body.library} has no function for {file} with these weights and inputs",
+                                hint="the bundle was changed; compile it again") from None  # fmt: skip
+            self._entries[file] = _Entry(schedule, signature, run, self._weights, self.threads)
         return self._entries[file]
 
     def run(self, entry: str, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -164,13 +171,14 @@ class _Entry:
         return outputs
 
     def _check(self, table: _Table) -> None:
-        """Raises: RunError for an index that a kernel found outside."""
+        """Raises: RunError for an index, or a place in a cache, that a kernel found outside."""
         if not table.report[0]:
             return
         call = self.schedule.calls[int(table.report[0]) - 1]
         table.report[0] = 0
         found = f"{call.kernel.rpartition('_')[0]}, node {', '.join(call.keys)}"
-        raise RunError("an index is outside of what is looked up by it", found=found, hint="look at the ids given")
+        raise RunError("an index or a position is outside of what it points into", found=found,
+                       hint="look at the ids and positions given")  # fmt: skip
 
     def timed(self, inputs: Arrays, sizes: Mapping[str, int], began: float) -> tuple[KernelTime, ...]:
         found = []

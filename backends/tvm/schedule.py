@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+from ...compiler.plan import Guard
+from ..signature import Signature
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Kind = Literal["arena", "input", "output", "weight", "constant", "size", "scratch", "report"]
@@ -64,3 +69,19 @@ class Schedule(msgspec.Struct, frozen=True):
     def words(self) -> int:
         """The length of the table."""
         return sum(len(c.args) for c in self.calls)
+
+    def seal(
+        self, signature: Signature, guard: Guard, weights: Mapping[str, Any], features: Iterable[str]
+    ) -> str:  # fmt: skip
+        """The name of the function that runs this and nothing else: it is of all that the function's memory accesses
+        rest on, so that a library has no function for a schedule, weights or inputs other than it was made with.
+
+        weights: the header of their file, whose entries have `dtype` and `shape`.
+        """
+        read = sorted({a.name for c in self.calls for a in c.args if a.kind == "weight"})
+        said = [
+            msgspec.structs.replace(self, function=""), signature, guard,
+            [[name, weights[name]["dtype"], weights[name]["shape"]] for name in read if name in weights],
+            sorted(features),
+        ]  # fmt: skip
+        return f"run_{hashlib.sha256(msgspec.json.encode(said, order='deterministic')).hexdigest()[:32]}"

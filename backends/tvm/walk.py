@@ -110,8 +110,12 @@ def _dense(root: Root, value: Value) -> View:
     return View(root, value.type.dtype, value.type.shape, row_major(value.type.shape))
 
 
-def emit(program: Program, function: str, to: Emit, aliases: Mapping[str, str]) -> Schedule:
-    """The schedule of one function of a program."""
+def emit(
+    program: Program, function: str, to: Emit, aliases: Mapping[str, str], kernels: Mapping[tuple[str, str], str]
+) -> Schedule:
+    """The schedule of one function of a program. kernels: of (function, node), where it is not the usual one."""
+    named = ((name, node) for name, graph in program.functions.items() for node in graph.nodes if node.outputs)
+    to.options = {node: kernels[at] for name, node in named if (at := (name, node.outputs[0].name)) in kernels}
     to.held = frozenset(aliases.values())
     Walk(program, to).entry(function)
     graph = program.functions[function]

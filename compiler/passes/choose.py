@@ -41,7 +41,8 @@ def _kernels(functions: Mapping[str, Graph], task: Task) -> tuple[
             options = task.capabilities.kernels.get(node.op.name, ())
             if len(options) < 2:
                 continue
-            pick = task.tuning.pick(Choice("kernel", options), node.op.name, shape_class(node), node_dtype(node))
+            choice = Choice("kernel", options, alone=node.op.name in task.capabilities.alone)
+            pick = task.tuning.pick(choice, node.op.name, shape_class(node), node_dtype(node))
             picks.append(pick)
             if not pick.usual:
                 kernels[name, node.outputs[0].name] = pick.option

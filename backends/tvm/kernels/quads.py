@@ -35,6 +35,7 @@ from ..script import (
     store,
     when,
 )  # fmt: skip
+from .index import Indices
 from .norm import across
 
 ROWS = 4  # of a tile, with two vectors of sums each, in whole numbers and in f32
@@ -208,16 +209,18 @@ class _Tile:
 
 
 def quad_rows(name: str, *, form: Form, zero: bool) -> Any:
-    """Columns of a matrix by their index, dequantised. Slots: quads, ids i64, scale, zero where there is one, y, m."""
+    """Columns of a matrix by their index, dequantised. Slots: quads, ids i64, scale, zero where there is one, y,
+    report, this call's number, m."""
 
     def write(b: Body) -> None:
-        quads, ids, scale = b.array(0, "uint8"), b.array(1, "int64"), b.array(2)
+        quads, scale = b.array(0, "uint8"), b.array(2)
         zeros = b.array(3) if zero else None
-        y, m = b.array(3 + zero), b.size(4 + zero)
+        y, m = b.array(3 + zero), b.size(6 + zero)
+        index = Indices(b.array(1, "int64"), i64(form.n), b.array(4 + zero, "int64"), b.size(5 + zero))
         low, high = b.share(m)
         deep = 32 // form.bits
         with loop(low, high) as row:
-            one = bind(load(ids, row))
+            one = index(row)
             panel, column = bind(div(one, form.width)), bind(rem(one, form.width))
             with loop(0, form.groups) as group:
                 beside = bind((panel * form.groups + group) * form.width + column)
@@ -234,4 +237,4 @@ def quad_rows(name: str, *, form: Form, zero: bool) -> Any:
                             value = cast("float32", whole - number(form.middle, 1, "int32"))
                             store(y, into + (h * QUAD + z), value * unit + rest)
 
-    return kernel(name, 5 + zero, write)
+    return kernel(name, 7 + zero, write)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tundish.backends.base import Runner
-from tundish.ir.diagnostics import BuildError
+from tundish.ir.diagnostics import BuildError, RunError
 from tundish.ir.evaluate import evaluate
 from tundish.ir.graph import Program
 
@@ -126,13 +126,14 @@ def test_it_says_what_numpy_says_and_writes_nothing_else(ready: tuple[Program, R
             np.testing.assert_array_equal(given[name], before[name])
 
 
-def test_what_does_not_fit_is_not_written(ready: tuple[Program, Runner]) -> None:
+def test_what_does_not_fit_is_told_and_not_written(ready: tuple[Program, Runner]) -> None:
     """A position beyond the cache is the caller's fault; nothing outside of it is touched."""
     runner = ready[1]
     for position in ([PLACES - 1], [-1], [1 << 40]):
         given = turn("plain", 1, 2, position)
         held = {n: given[n].copy() for n in NAMES}
-        runner.bind("plain", held).run(given)
+        with pytest.raises(RunError, match="a position is outside"):
+            runner.bind("plain", held).run(given)
         for name in NAMES:
             np.testing.assert_array_equal(held[name], given[name])
 

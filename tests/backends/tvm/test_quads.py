@@ -13,6 +13,7 @@ from tundish.compiler.driver import compile_program
 from tundish.compiler.hardware.machine import this_machine
 from tundish.compiler.task import Precision, Task
 from tundish.ir.build import Builder
+from tundish.ir.diagnostics import RunError
 from tundish.ir.dims import Range, symbol
 from tundish.ir.dtypes import f32, i64
 from tundish.ir.graph import Program
@@ -71,6 +72,17 @@ def test_rows_are_what_the_op_means(tmp_path: Path):
         (got,) = runner.run(name, case.inputs).values()
         wanted = OPS["quad_gather"].reference(*(case.inputs.get(f"i{i}") for i in range(4)), **attrs)
         np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6, err_msg=f"{name} {attrs}")
+
+
+@pytest.mark.parametrize("bad", [-1, 70, 1 << 40])
+def test_a_row_that_is_none_is_an_error(tmp_path: Path, bad: int):
+    table, scale, _ = quads(np.random.default_rng(3), 70, 64, 32, 8, "centred")
+    attrs = {"columns": 70, "bits": 8, "group": 32, "scheme": "centred", "dtype": f32}
+    case = one("quad_gather", table, np.array([0, 69]), scale, None, **attrs)
+    runner = opened({"rows": case}, tmp_path)
+    with pytest.raises(RunError, match="an index or a position is outside"):
+        runner.run("rows", {**case.inputs, "i1": np.array([0, bad])})
+    runner.run("rows", case.inputs)
 
 
 @pytest.mark.parametrize("blocks", ["int8", "int4"])
