@@ -36,7 +36,8 @@ def write_library(
     made = objects({name: make("kernel", **static) for name, (make, static) in kernels.made.items()}, target, say)
     symbols = {name: one.symbol for name, one in made.items()}
     entries = tvm.IRModule({
-        tvm.ir.GlobalVar(s.function): entry_of(s, symbols, barrier_code(chip.arch)) for s in schedules
+        tvm.ir.GlobalVar(name): entry_of(s, symbols, barrier_code(chip.arch))
+        for name, s in {s.function: s for s in schedules}.items()  # entries may be alike
     })  # fmt: skip
     code = {one.symbol: one.code for one in made.values()} | {
         "entries": object_code(lowered(entries, target, packed=True), target)
