@@ -100,6 +100,7 @@ class Builder:
 
     def __init__(self, backend: str, target: str, wish: Wish) -> None:
         from .compiler.driver import pass_names
+        from .compiler.passes.precision import check_precision
         from .compiler.passes.quantize import check_blocks
         from .compiler.tuning_file import choose_table, engine_of
 
@@ -111,6 +112,7 @@ class Builder:
             raise CompileError(f"there is no pass {wish.print_after!r}", hint=hint)
         self.engine.ready(self.machine)
         self.capabilities = self.engine.capabilities(self.machine)
+        check_precision(self.capabilities, self.policy)
         check_blocks(self.capabilities, self.policy)
         self.tuning = choose_table(wish.tuning, self.machine, engine_of(backend, self.engine.versions()))
 

@@ -34,6 +34,9 @@ class Capabilities:
     """ops: lowered as they are. decomposed: lowered through the op's own `decompose`. declined: op -> reason.
 
     dtypes:  the element types that its kernels compute in.
+    products: narrower types in which its products with weights multiply, adding up in f32, while all else is computed
+      in f32; two of their numbers along k lie beside each other in its panels.
+    unable:  why it neither computes nor multiplies in a type, where there is more to say than that.
     fusions: the fused kernels it takes; a fused node that it does not take is inlined.
     features: CPU or device features that its files will need (`avx2`, ...).
     targets: the targets that it builds for.
@@ -55,6 +58,8 @@ class Capabilities:
     decomposed: frozenset[str] = frozenset()
     declined: Mapping[str, str] = field(default_factory=dict)
     dtypes: frozenset[str] = frozenset({"f32"})
+    products: frozenset[str] = frozenset()
+    unable: Mapping[str, str] = field(default_factory=dict)
     fusions: frozenset[Fusion] = frozenset()
     features: frozenset[str] = frozenset()
     joins: frozenset[str] = frozenset()

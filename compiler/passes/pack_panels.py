@@ -18,15 +18,15 @@ from .registry import rewrite
 @rewrite("pack_panels")
 def pack_panels(program: Program, task: Task) -> Rewritten:
     """linear(x, w) -> panel_linear(x, to_panels(w)), where w is a weight; quantized_matmul -> quad_linear. An embedding
-    whose transpose is packed for a head is looked up there, so that there is one copy."""
-    width = task.capabilities.panel
-    if not width:
+    whose transpose is packed for a head is looked up there, so that there is one copy. Where x and w are both rounded
+    to a type that the backend's products multiply in, panels hold pairs along k, and x comes as it is rounded."""
+    if not task.capabilities.panel:
         return Rewritten(program)
-    static = static_values(program)
-    tied = {name for n, g in program.functions.items() for name in _tied(g, static[n])}
+    static, cut = static_values(program), Cut(task.capabilities.panel, task.capabilities.products)
+    tied = {name: deep for n, g in program.functions.items() for name, deep in _tied(g, static[n], cut)}
     functions, events = {}, {}
     for name, graph in program.functions.items():
-        functions[name], events[name] = _packed(graph, static[name], tied, width)
+        functions[name], events[name] = _packed(graph, static[name], tied, cut)
     changed = program.replace(functions=functions)
     notes = notes_of(changed, "pack_panels", events)
     bits = DTYPES[task.precision.weights].bits
@@ -34,18 +34,36 @@ def pack_panels(program: Program, task: Task) -> Rewritten:
     return done._replace(notes=(*notes, *done.notes))
 
 
+class Cut(NamedTuple):
+    """How panels are cut: their columns, and the types of which two numbers along k lie beside each other."""
+
+    width: int
+    pairs: frozenset[str]
+
+
 def _packs(node: Node, static: set[Value]) -> bool:
     return node.op.name == "linear" and node.inputs[1] in static
 
 
-def _tied(graph: Graph, static: set[Value]) -> list[str]:
-    """The weights whose transposes are packed."""
+def _tied(graph: Graph, static: set[Value], cut: Cut) -> list[tuple[str, int]]:
+    """The weights whose transposes are packed, and how deep."""
     made_by, found = producers(graph), []
     for node in graph.nodes:
         if _packs(node, static):
             peeled = _peeled(node.inputs[1], made_by)
-            found += [peeled.name] if peeled.turned and peeled.name else []
+            found += [(peeled.name, _depth(node, made_by, cut)[0])] if peeled.turned and peeled.name else []
     return found
+
+
+def _depth(node: Node, made_by: dict[Value, Node], cut: Cut) -> tuple[int, Value | None]:
+    """(2, x as it is rounded) where a product is of pairs, else (1, x)."""
+    x, held = node.inputs[0], _peeled(node.inputs[1], made_by).held
+    maker = made_by.get(x) if x is not None else None
+    k = x.type.shape[-1] if x is not None else 0
+    if maker is None or maker.op.name != "cast" or held.name not in cut.pairs or not isinstance(k, int) or k % 2:
+        return 1, x
+    inner = maker.inputs[0]
+    return (2, inner) if inner is not None and inner.type.dtype == held and node.output.type.dtype == f32 else (1, x)
 
 
 class Peeled(NamedTuple):
@@ -79,27 +97,26 @@ def _is_peel(node: Node) -> bool:
     return node.op.name == "transpose" and node.output.type.rank == 2
 
 
-def _panels(b: RuleBuilder, peeled: Peeled, width: int, turned: bool) -> Value:
+def _panels(b: RuleBuilder, peeled: Peeled, width: int, turned: bool, depth: int) -> Value:
     """The panels of a matrix, turned or not; the same for equal matrices, however they were written."""
     value = b.emit("transpose", peeled.base, perm=(1, 0)) if turned else peeled.base
-    return b.emit("to_panels", as_type(b, b.present(value), peeled.held), width=width)
+    return b.emit("to_panels", as_type(b, b.present(value), peeled.held), width=width, depth=depth)
 
 
-def _packed(graph: Graph, static: set[Value], tied: set[str], width: int) -> tuple[Graph, list[Event]]:
-    made_by, events = producers(graph), list[Event]()
+def _packed(graph: Graph, static: set[Value], tied: dict[str, int], cut: Cut) -> tuple[Graph, list[Event]]:
+    made_by, events, width = producers(graph), list[Event](), cut.width
     b = RuleBuilder(graph)
     for node in graph.nodes:
         if _packs(node, static):
-            x, weight, *bias = node.inputs
-            peeled = _peeled(weight, made_by)
+            peeled, (depth, x) = _peeled(node.inputs[1], made_by), _depth(node, made_by, cut)
             with b.at(node.where):
-                panels = _panels(b, peeled, width, peeled.turned)
-                new = b.emit("panel_linear", x, panels, *bias, columns=node.output.type.shape[-1])
+                panels = _panels(b, peeled, width, peeled.turned, depth)
+                new = b.emit("panel_linear", x, panels, *node.inputs[2:], columns=node.output.type.shape[-1])
         elif _looks_up(node, made_by, tied):
             table, ids = node.inputs
             peeled = _peeled(table, made_by)
             with b.at(node.where):
-                panels = _panels(b, peeled, width, True)
+                panels = _panels(b, peeled, width, True, tied[peeled.name])
                 new = b.emit("panel_gather", panels, ids, columns=peeled.base.type.shape[0])
                 new = as_type(b, new, node.output.type.dtype)
             events.append(Event("an embedding is looked up in the head's weight", node.where))
@@ -113,7 +130,7 @@ def _packed(graph: Graph, static: set[Value], tied: set[str], width: int) -> tup
     return drop_dead(b.done()), events
 
 
-def _looks_up(node: Node, made_by: dict[Value, Node], tied: set[str]) -> bool:
+def _looks_up(node: Node, made_by: dict[Value, Node], tied: dict[str, int]) -> bool:
     if node.op.name != "gather" or node.attrs["axis"] != 0:
         return False
     peeled = _peeled(node.inputs[0], made_by)

@@ -2,21 +2,25 @@
 
 What comes from an activation is computed in the task's `compute` type. What does not (positions and their sines,
 masks) stays as the model has it until it meets an activation. Ops that must keep their statistics in f32 get casts
-around them where the backend's kernel does not see to that itself.
+around them where the backend's kernel does not see to that itself. A backend that only multiplies in that type, and
+adds up in f32, gets everything else in f32: `narrow_products`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ...ir.build import UNKNOWN
 from ...ir.diagnostics import CompileError, Where
 from ...ir.dtypes import DTYPES, DType, f32
 from ...ir.graph import Graph, Node, Program, Value, callee
 from ..analysis import Sets, scale_values, static_values
+from ..capabilities import Capabilities
 from ..plan import Note
 from ..rewriting import Rewritten, RuleBuilder, drop_dead
-from ..task import Task
+from ..task import Precision, Task
+from .narrow_products import narrow_products
 from .registry import rewrite
 
 TABLES = ("gather", "gather_elements")
@@ -30,20 +34,42 @@ def precision(program: Program, task: Task) -> Rewritten:
 
     Raises: CompileError when the backend has no kernels in that type.
     """
+    check_precision(task.capabilities, task.precision)
     wanted = DTYPES[task.precision.compute]
     if wanted.name not in task.capabilities.dtypes:
-        raise CompileError(
-            f"{task.capabilities.backend} does not compute in {wanted}",
-            hint=f"take --precision {' or '.join(sorted(task.capabilities.dtypes))}",
-        )
+        return narrow_products(_computed(program, replace(task, precision=Precision())), wanted)
     if _all_are(program, wanted, DTYPES[task.precision.weights]):
         return Rewritten(program)
+    text = f"computed in {wanted}, weights held in {task.precision.weights}"
+    return Rewritten(_computed(program, task), (Note("precision", text),))
+
+
+def check_precision(able: Capabilities, asked: Precision) -> None:
+    """Cheap, so that it can be asked before a model is opened. Raises: CompileError."""
+    wanted = asked.compute
+    if wanted in able.dtypes:
+        return
+    if wanted not in able.products:
+        why = f": {able.unable[wanted]}" if wanted in able.unable else ""
+        known = [flag for flag, name in _FLAGS.items() if name in able.dtypes | able.products]
+        raise CompileError(f"{able.backend} does not compute in {wanted}{why}",
+                           hint=f"take --precision {' or '.join(known)}")  # fmt: skip
+    if asked.weights != wanted:
+        raise CompileError(f"{able.backend} multiplies in {wanted} by weights in {wanted}",
+                           found=f"weights in {asked.weights}", hint="leave --weights or --precision out")  # fmt: skip
+
+
+_FLAGS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+
+def _computed(program: Program, task: Task) -> Program:
+    if _all_are(program, DTYPES[task.precision.compute], DTYPES[task.precision.weights]):
+        return program
     change = _Change(program, task)
     functions: dict[str, Graph] = {}
     for name in program.functions:
         functions[name] = change.graph(name, functions)
-    text = f"computed in {wanted}, weights held in {task.precision.weights}"
-    return Rewritten(program.replace(functions=functions), (Note("precision", text),))
+    return program.replace(functions=functions)
 
 
 def _all_are(program: Program, *wanted: DType) -> bool:

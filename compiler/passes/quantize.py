@@ -93,7 +93,7 @@ def _why_not(node: Node, used: Users, task: Task) -> str | None:
     k = node.inputs[1].type.shape[0]  # type: ignore[union-attr]
     if _group(node, task) is None:
         return f"no group of {', '.join(map(str, GROUPS))} divides its {k} features"
-    if _routes(node, used):
+    if routes(node, used):
         return "it chooses experts"
     return None
 
@@ -103,7 +103,7 @@ def _group(node: Node, task: Task) -> int | None:
     return next((g for g in GROUPS if isinstance(k, int) and k % g == 0 and takes(task, bits, g, SCHEME)), None)
 
 
-def _routes(node: Node, used: Users) -> bool:
+def routes(node: Node, used: Users) -> bool:
     """Whether what a linear gives is ranked, before anything is multiplied by another weight."""
     waiting, seen = list(node.outputs), set[Value]()
     while waiting:

@@ -54,6 +54,16 @@ def _pad(x: Any, before: Any, after: Any, value: float) -> Any:
     return F.pad(x, [p for pair in zip(before[::-1], after[::-1], strict=True) for p in pair], value=value)
 
 
+def _panels(x: Any, width: int, depth: int = 1) -> Any:
+    columns = F.pad(x, (0, -x.shape[1] % width)).unflatten(1, (-1, width)).transpose(0, 1)
+    return columns if depth == 1 else columns.unflatten(1, (-1, depth)).transpose(2, 3)
+
+
+def _from_panels(x: Any) -> Any:
+    x = x if x.dim() == 3 else x.transpose(2, 3).flatten(1, 2)
+    return x.transpose(0, 1).flatten(1)
+
+
 def _reduced(name: str) -> Callable[..., Any]:
     def over(x: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
         for a in sorted((a % x.ndim for a in axes), reverse=True):
@@ -105,10 +115,12 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "iota": lambda length, start, step, dtype: torch.arange(length, dtype=_TORCH[dtype.name]) * step + start,
     "argmax": lambda x, axis, keepdims: torch.argmax(x, axis, keepdims),
     "cumsum": lambda x, axis: torch.cumsum(x, axis),
-    "to_panels": lambda x, width: F.pad(x, (0, -x.shape[1] % width)).unflatten(1, (-1, width)).transpose(0, 1),
-    "from_panels": lambda x, columns: x.transpose(0, 1).flatten(1)[:, :columns],
-    "panel_linear": lambda x, w, b=None, columns=0: F.linear(x, w.transpose(0, 1).flatten(1)[:, :columns].T, b),
-    "panel_gather": lambda x, ids, columns: F.embedding(ids, x.transpose(0, 1).flatten(1).T),
+    "to_panels": _panels,
+    "from_panels": lambda x, columns: _from_panels(x)[:, :columns],
+    "panel_linear": lambda x, w, b=None, columns=0: F.linear(
+        x if w.dim() == 3 else x.float(), _from_panels(w)[:, :columns].T.to(x.dtype if w.dim() == 3 else torch.float), b
+    ),
+    "panel_gather": lambda x, ids, columns: F.embedding(ids, _from_panels(x).T),
     "linear": lambda x, w, b=None: F.linear(x, w.T, b),
     "conv": _conv,
     "rms_norm": lambda x, w, eps: F.rms_norm(x, x.shape[-1:], w, eps),
