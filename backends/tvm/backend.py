@@ -26,6 +26,8 @@ from .linker import check_linker
 from .schedule import Schedule
 from .tiles import WIDTH, Chip, chip_of, cuts
 
+NO_BF16 = "products of bf16 need avx512_bf16, which the CPU that is built for lacks; --weights bf16 needs nothing"
+NO_FP16 = "its CPUs multiply no faster in fp16 than in fp32, and bf16 takes as few bytes"
 QUANTIZED = frozenset({"quantized_matmul", "quantized_gather", "quad_linear", "quad_gather"})
 
 
@@ -52,6 +54,7 @@ class Tvm:
         from .lower_quads import BLOCKS, X_BITS
 
         chip = _chip(machine)
+        pairs = "avx512_bf16" in chip.features
         few_bits = "avx512_vnni" in chip.features  # without, their products would be slower than those in fp32
         return Capabilities(
             self.name,
@@ -59,6 +62,8 @@ class Tvm:
             decomposed=decomposed(),
             declined=declined(),
             dtypes=frozenset({"f32", "i64", "i32", "bool"}),
+            products=frozenset({"bf16"} if pairs else ()),
+            unable={"f16": NO_FP16, **({} if pairs else {"bf16": NO_BF16})},
             panel=WIDTH,
             features=chip.features,
             blocks=BLOCKS if few_bits else frozenset(),

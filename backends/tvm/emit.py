@@ -91,6 +91,14 @@ class Kernels:
         return self._names[key]
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """A cast of a value, which its kernel may do too. alone: nobody else reads the value."""
+
+    cast: Node
+    alone: bool
+
+
 @dataclass
 class Emit:
     """keys: the nodes that what is called next computes. held: the inputs that the entry writes over. options: of the
@@ -103,6 +111,8 @@ class Emit:
     views: dict[Value, View] = field(default_factory=dict)
     scalars: dict[Value, float] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)  # what several lowerings need of the same value, made once
+    roundings: dict[Value, Rounding] = field(default_factory=dict)
+    rounded: set[Value] = field(default_factory=set)  # of which the cast is yet to come, and has nothing to do
     options: Mapping[Node, str] = field(default_factory=dict)
 
     def option(self, node: Node) -> str:
@@ -149,6 +159,16 @@ class Emit:
         """A new buffer, for an output of a node."""
         made = self.new(node.outputs[index].type)
         self.views[node.outputs[index]] = made
+        return made
+
+    def roundable(self, node: Node) -> list[View]:
+        """New buffers for a node's output by a kernel that can write it in several types: as it is, where anyone reads
+        it so, and as a cast to a narrower type gives it, where there is one."""
+        rounding = self.roundings.get(node.output)
+        made = [] if rounding is not None and rounding.alone else [self.result(node)]
+        if rounding is not None:
+            made.append(self.result(rounding.cast))
+            self.rounded.add(rounding.cast.output)
         return made
 
     def overwritten(self, value: Value | None) -> View:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir.dtypes import f32
+from ...ir.dtypes import bf16, f32
 from ...ir.graph import Graph, Node, Value, producers, users
 from ...ir.tensor import TensorType
 from .epilogue import COLUMN, FULL, SCALAR
@@ -110,7 +110,7 @@ class _Grouping:
 
     def _anchor(self, nodes: Sequence[Node], last: Node) -> Node | None:
         """The latest product that the group may follow."""
-        if last.output.type.dtype != f32:
+        if last.output.type.dtype not in (f32, bf16):
             return None
         made = (self._made_by.get(v) for v in self._arrays(nodes))
         found = [n for n in made if n is not None and _anchors(n) and self._serves(n, nodes, last)]

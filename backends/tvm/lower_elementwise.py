@@ -60,7 +60,8 @@ def run_chain(to: Emit, chain: Chain, arrays: Sequence[View], y: View, *, apart:
     spread = [broadcast(v.shape, v.strides, y.shape) for v in arrays]
     sizes, strides = merged(y.shape, [*spread, y.strides])
     last = tuple(_last(s[-1]) for s in strides)
-    static = {"chain": chain, "out": NAMES[y.dtype.name], "rank": len(sizes), "last": last, "lanes": to.lanes}
+    out = NAMES[y.dtype.name]
+    static = {"chain": chain.stored(out), "out": out, "rank": len(sizes), "last": last, "lanes": to.lanes}
     to.call(elementwise, static, arrays, [y], [*sizes, *(s for one in strides for s in one)], apart=apart)
 
 

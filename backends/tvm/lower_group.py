@@ -19,7 +19,8 @@ def lower_group(to: Emit, group: Group) -> None:
     if group.anchor is not None:
         out = group.nodes[-1].output.type
         lies = tuple(str(beside(v.type, out)) for v in arrays)
-        epilogue = Epilogue(lies, chain_of(to, group.nodes, [group.anchor.output, *arrays]))
+        chain = chain_of(to, group.nodes, [group.anchor.output, *arrays]).stored(NAMES[out.dtype.name])
+        epilogue = Epilogue(lies, chain) if chain.steps else Epilogue()
         product(to, group.anchor, group.nodes[-1], epilogue, [to.array(v) for v in arrays])
     else:
         views = [_readable(to, v) for v in arrays]

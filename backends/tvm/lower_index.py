@@ -37,8 +37,12 @@ def _gather(to: Emit, node: Node) -> None:
 @lowers("panel_gather")
 def _panel_gather(to: Emit, node: Node) -> None:
     panels, ids = (to.array(v) for v in node.inputs)
-    _, k, width = panels.shape
-    static = {"dtype": _moved(panels), "ids": NAMES[ids.dtype.name], "width": width}
+    _, k, width, *deep = panels.shape
+    moved = _moved(panels)
+    if deep:  # so many numbers at once
+        assert isinstance(deep[0], int)
+        moved = _UNSIGNED[panels.dtype.bits * deep[0]]
+    static = {"dtype": moved, "ids": NAMES[ids.dtype.name], "width": width}
     sizes: list[Dim] = [node.attrs["columns"], parts(ids.shape, 0, len(ids.shape))[1], k]
     to.call(panel_gather, static, [panels, ids], [to.result(node)], sizes, reports=True)
 

@@ -140,8 +140,9 @@ def _bitcast(to: Emit, node: Node) -> None:
 @lowers("from_panels")
 def _from_panels(to: Emit, node: Node) -> None:
     x, columns = to.view(node.inputs[0]), node.attrs["columns"]
-    panels, k, width = x.shape
-    across = replace(x, shape=(k, panels, width), strides=(x.strides[1], x.strides[0], x.strides[2]))
-    wide = (k, panels * width)
+    panels, rows, width, depth = (*x.shape, 1)[:4]
+    order = (1, 3, 0, 2) if len(x.shape) == 4 else (1, 0, 2)
+    across = replace(x, shape=tuple(x.shape[i] for i in order), strides=tuple(x.strides[i] for i in order))
+    wide = (rows * depth, panels * width)
     whole = replace(copy_of(to, across), shape=wide, strides=row_major(wide))
     to.views[node.output] = _part(whole, 1, 0, columns)

@@ -15,7 +15,8 @@ def _norm(to: Emit, node: Node) -> object:
         return PARTS
     given = [to.array(v) for v in node.inputs if v is not None]
     centred = node.op.name == "layer_norm"
+    made = to.roundable(node)
     static = {"d": d, "eps": node.attrs["eps"], "lanes": to.lanes, "centred": centred, "biased": len(given) == 3,
-              "dtype": NAMES[given[0].dtype.name]}  # fmt: skip
-    to.call(norm, static, given, [to.result(node)], [node.output.type.elements // d])
+              "dtype": NAMES[given[0].dtype.name], "outs": tuple(NAMES[y.dtype.name] for y in made)}  # fmt: skip
+    to.call(norm, static, given, made, [node.output.type.elements // d])
     return None

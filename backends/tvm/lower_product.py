@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...ir.dtypes import bf16, f32
 from ...ir.graph import Node
 from .emit import NAMES, Emit, View
 from .epilogue import Epilogue
-from .kernels.gemm import Shape, gemm
+from .kernels.gemm import PAIR, Shape, gemm
 from .lower import PARTS, lowers
 from .tiles import USUAL, WIDTH, Chip, cuts, tiles_of
 
 
-def product_shape(k: int, n: int, chip: Chip, held: str = "float32", option: str = USUAL) -> Shape:
-    return Shape(k, n, chip.lanes, WIDTH, tiles_of(k, chip, cuts(chip)[option]), held)
+def product_shape(
+    k: int, n: int, chip: Chip, held: str = "float32", option: str = USUAL, out: str = "float32"
+) -> Shape:
+    """k: of weights that are pairs, the pairs."""
+    return Shape(k, n, chip.lanes, WIDTH, tiles_of(k, chip, cuts(chip)[option]), held, out)
 
 
 @lowers("panel_linear")
@@ -27,7 +31,8 @@ def _panel_linear(to: Emit, node: Node) -> object:
 def takes(node: Node) -> bool:
     """Whether a product is of panels as the kernel's."""
     x, panels = (v.type for v in node.inputs[:2] if v is not None)
-    return panels.shape[-1] == WIDTH and x.dtype.name == "f32"
+    pairs = panels.rank == 4 and panels.shape[3] == 2 and x.dtype == panels.dtype == bf16
+    return panels.shape[2] == WIDTH and (pairs or (panels.rank == 3 and x.dtype == f32))
 
 
 def product(to: Emit, node: Node, last: Node, epilogue: Epilogue, arrays: Sequence[View]) -> None:
@@ -35,8 +40,9 @@ def product(to: Emit, node: Node, last: Node, epilogue: Epilogue, arrays: Sequen
     x, panels, *bias = (to.array(v) for v in node.inputs if v is not None)
     n, k = node.attrs["columns"], panels.shape[1]
     assert isinstance(k, int)
-    more = [*bias, *arrays]
-    y, shape = to.result(last), product_shape(k, n, to.chip, NAMES[panels.dtype.name], to.option(node))
+    more, y = [*bias, *arrays], to.result(last)
+    held = NAMES[panels.dtype.name] if len(panels.shape) == 3 else PAIR
+    shape = product_shape(k, n, to.chip, held, to.option(node), NAMES[y.dtype.name])
     static = {"shape": shape, "epilogue": epilogue.biased() if bias else epilogue}
     rows, order = node.output.type.elements // n, [x, panels, y, *more]
     to.call(gemm, static, [x, panels, *more], [y], [rows, k], scratch=shape.scratch, order=order)

@@ -221,20 +221,21 @@ class Numbers:
     """An array whose numbers are computed as `wide`: f32 for those of 16 bits, else its own type."""
 
     def __init__(self, array: Any, dtype: str) -> None:
-        self._array, self._dtype, self.wide = array, dtype, wide(dtype)
+        self.array, self._dtype, self.wide = array, dtype, wide(dtype)
 
     def load(self, at: Expr, lanes: int = 1) -> Expr:
-        value = load(self._array, at, lanes)
+        value = load(self.array, at, lanes)
         if self._dtype == "bfloat16":
             return widened(value)
         return value if self.wide == self._dtype else tirx.Cast(vector_of(self.wide, lanes), value)
 
     def store(self, at: Expr, value: Expr, lanes: int = 1) -> None:
         if self._dtype == "bfloat16":
+            value = value if element_of(value) == "float32" else tirx.Cast(vector_of("float32", lanes), value)
             value = tirx.Cast(vector_of("uint16", lanes), bf16_bits(value) >> number(16, lanes, "uint32"))
         elif element_of(value) != self._dtype:
             value = tirx.Cast(vector_of(self._dtype, lanes), value)
-        store(self._array, at, value, lanes)
+        store(self.array, at, value, lanes)
 
 
 def wide(dtype: str) -> str:

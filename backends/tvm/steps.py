@@ -6,7 +6,7 @@ One table says what each op computes; a kernel of its own and the epilogue of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,13 @@ class Chain:
     dtypes: tuple[str, ...]
     constants: tuple[tuple[float, str], ...]
     steps: tuple[Step, ...]
+
+    def stored(self, dtype: str) -> Chain:
+        """Without a last cast to a type of 16 bits in which the result is stored: storing rounds to it."""
+        values = len(self.dtypes) + len(self.constants) + len(self.steps)
+        last = self.steps[-1] if self.steps else Step("", ())
+        rounds = last.op == "cast" and dict(last.attrs)["dtype"] == dtype != wide(dtype)
+        return replace(self, steps=self.steps[:-1]) if rounds and last.inputs == (values - 2,) else self
 
     def evaluate(self, arrays: Sequence[Expr], lanes: int) -> Expr:
         """The result, given vectors of the arrays' elements; those of 16 bits are given, and come, as f32."""

@@ -7,9 +7,10 @@ from typing import TypeVar
 
 from ...ir.build import Builder
 from ...ir.diagnostics import BuildError
-from ...ir.graph import Graph, Node, Program, Value, callee
+from ...ir.dtypes import bf16
+from ...ir.graph import Graph, Node, Program, Value, callee, users
 from ...ir.walk import key_of
-from .emit import Emit, Root, View, row_major
+from .emit import Emit, Root, Rounding, View, row_major
 from .group import Group, groups
 from .lower import DECLINED, PARTS, table
 from .lower_group import lower_group
@@ -37,6 +38,7 @@ class Walk:
     def _nodes(self, graph: Graph) -> None:
         if graph not in self._grouped:
             self._grouped[graph] = groups(graph)
+            self.to.roundings |= roundings(graph, self._grouped[graph])
         grouped = self._grouped[graph]
         for node in graph.nodes:
             if node not in grouped:
@@ -52,7 +54,9 @@ class Walk:
 
     def _node(self, node: Node) -> None:
         to, name = self.to, node.op.name
-        if name == "weight":
+        if node.outputs[0] in to.rounded:
+            to.rounded.discard(node.outputs[0])
+        elif name == "weight":
             to.views[node.output] = _dense(self._weight(node.attrs["name"]), node.output)
         elif name == "constant":
             dtype, value = node.attrs["dtype"], node.attrs["value"]
@@ -97,6 +101,17 @@ class Walk:
         outer, self._within = self._within, True
         self._inline(body, node)
         self._within = outer
+
+
+def roundings(graph: Graph, grouped: Mapping[Node, Group | None]) -> dict[Value, Rounding]:
+    """Casts to bf16 that no other kernel does, by what they round."""
+    used, found = users(graph), dict[Value, Rounding]()
+    for node in graph.nodes:
+        if node.op.name == "cast" and node.attrs["dtype"] == bf16 and node not in grouped:
+            value = node.inputs[0]
+            assert value is not None
+            found[value] = Rounding(node, len(used[value]) == 1 and value not in graph.outputs)
+    return found
 
 
 def _same(table: dict[Value, T], inner: Value, outer: Value) -> None:

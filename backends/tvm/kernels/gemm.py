@@ -4,6 +4,9 @@ A panel is `width` columns, k after k: [k, width]. A tile of a few rows and one 
 k. Loops, from outside: blocks of rows, groups of panels, blocks of k, the panels of the group, tiles of rows. While a
 tile is at work, it asks for its part of the weights that come next; where there is but one tile of rows, for those of
 its own panel a little ahead.
+
+Where weights and x are pairs of bf16, one dot-product instruction takes a pair from each row and column where
+otherwise a multiply-add takes a number: then everything that is said of k here is of such pairs, as 32-bit words.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..dot import PAIRS, dot_pairs
 from ..epilogue import FULL, Epilogue
 from ..script import (
     Body,
@@ -19,6 +23,7 @@ from ..script import (
     bind,
     div,
     i64,
+    imports,
     kernel,
     least,
     load,
@@ -26,6 +31,7 @@ from ..script import (
     most,
     number,
     prefetch,
+    rem,
     select,
     splat,
     store,
@@ -35,11 +41,14 @@ from ..script import (
 from ..tiles import UNDER_WAY, Tiles
 
 LINE = 16  # f32 in a cache line
+PAIR = "pair"  # of bf16, in an int32
+_WORDS = {"float32": "float32", "bfloat16": "uint16", PAIR: "int32"}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One product and how it is cut. lanes: f32 in a vector. width: columns of a panel. held: the type of weights."""
+    """One product and how it is cut. lanes: f32 in a vector. width: columns of a panel. held: the type of weights. out:
+    that of the result; if it is not f32, sums stay aside until they are done."""
 
     k: int
     n: int
@@ -47,11 +56,12 @@ class Shape:
     width: int
     tiles: Tiles
     held: str = "float32"
+    out: str = "float32"
 
     @property
     def line(self) -> int:
         """Weights in a cache line."""
-        return LINE if self.held == "float32" else 2 * LINE
+        return 2 * LINE if self.held == "bfloat16" else LINE
 
     @property
     def panels(self) -> int:
@@ -68,8 +78,9 @@ class Shape:
 
     @property
     def scratch(self) -> int:
-        """Bytes that a thread needs: the sums of the last panel, where that is not full."""
-        return self.tiles.row_block * self.width * 4 if self.narrow else 0
+        """Bytes that a thread needs: the sums of the last panel, where that is not full, or those of a group."""
+        panels = self.tiles.group if self.out != "float32" else 1 if self.narrow else 0
+        return panels * self.tiles.row_block * self.width * 4
 
 
 def gemm(name: str, *, shape: Shape, epilogue: Epilogue) -> Any:
@@ -83,9 +94,17 @@ def gemm(name: str, *, shape: Shape, epilogue: Epilogue) -> Any:
         scratch = bind(b.size(3 + others) + b.thread * shape.scratch) if own else None
         product = _Product(shape, epilogue, b, more, x_row, scratch)
         blocks = bind(div(m + (shape.tiles.row_block - 1), shape.tiles.row_block))
-        with loop(0, blocks) as i:
-            first, end = bind(div(i * m, blocks)), bind(div((i + 1) * m, blocks))
-            product.rows(first, bind(end - first))
+
+        def all() -> None:
+            with loop(0, blocks) as i:
+                first, end = bind(div(i * m, blocks)), bind(div((i + 1) * m, blocks))
+                product.rows(first, bind(end - first))
+
+        if shape.held == PAIR:
+            with imports(PAIRS):
+                all()
+        else:
+            all()
 
     return kernel(name, 5 + others + own, write)
 
@@ -110,8 +129,8 @@ class _Product:
 
     def __init__(self, shape: Shape, epilogue: Epilogue, b: Body, more: list[Any], x_row: Expr, scratch: Any) -> None:
         self.shape, self.epilogue, self.b, self.more = shape, epilogue, b, more
-        self.x, self.y, self.x_row, self.scratch = b.array(0), b.array(2), x_row, scratch
-        self.w = b.array(1, "float32" if shape.held == "float32" else "uint16")
+        self.x, self.w = b.array(0, "int32" if shape.held == PAIR else "float32"), b.array(1, _WORDS[shape.held])
+        self.y, self.x_row, self.scratch = b.numbers(2, shape.out), x_row, scratch
 
     def rows(self, first: Expr, rows: Expr) -> None:
         """A block of rows. This thread's part of its tiles lies in neighbouring panels; the first and the last of them
@@ -170,13 +189,19 @@ class _Product:
         with loop(0, count) as r:
             at = bind((place.row + r) * s.n + place.panel * s.width)
             for line in range(0, s.width, LINE):
-                prefetch(place.sums, r * place.step + line, writes=True)
+                if s.out == "float32":
+                    prefetch(place.sums, r * place.step + line, writes=True)
+                elif line % (2 * LINE) == 0:
+                    prefetch(self.y.array, at + line, writes=True)
                 for array in arrays:
                     prefetch(array, at + line)
 
     def _sums(self, panel: Expr, row: Expr, local: Expr) -> tuple[Any, Expr]:
         """(where a tile's sums lie, how far apart its rows are): in y, or aside in a panel that is not full."""
         s = self.shape
+        if s.out != "float32":
+            place = bind(rem(panel, s.tiles.group) * s.tiles.row_block + local)
+            return self.b.at(self.scratch + place * (s.width * 4)), i64(s.width)
         at = self.b.size(2) + (row * s.n + panel * s.width) * 4
         if self.scratch is None:
             return self.b.at(at), i64(s.n)
@@ -233,24 +258,28 @@ class _Product:
             value = bind(splat(load(self.x, start + k), s.lanes))
             for v in range(vectors):
                 i = at + r * vectors + v
-                sums[i] = sums[i] + value * columns[v]
+                if s.held == PAIR:
+                    sums[i] = dot_pairs(sums[i], value, columns[v])
+                else:
+                    sums[i] = sums[i] + value * columns[v]
 
     def _weights(self, at: Expr) -> Expr:
-        """A vector of weights in f32, of which a bf16 is the upper half."""
+        """A vector of weights, in f32 or pairs; a bf16 alone is the upper half of an f32."""
         s = self.shape
         held = load(self.w, at, s.lanes)
-        return held if s.held == "float32" else widened(held)
+        return widened(held) if s.held == "bfloat16" else held
 
     def _finish(self, count: Expr, place: _Place) -> None:
         """What follows a tile's sums, which lie in the first cache still."""
         s = self.shape
-        plain = self.epilogue == Epilogue()
+        aside = s.out != "float32"
+        plain = self.epilogue == Epilogue() and not aside
         if plain and not s.narrow:
             return
 
         def full() -> None:
             if not plain:
-                self._rest(count, place, s.width, place.sums)
+                self._rest(count, place, s.width, None if aside else place.sums)
 
         def last() -> None:
             self._rest(count, place, s.narrow, None)
@@ -270,7 +299,7 @@ class _Product:
                 total = bind(load(place.sums, r * place.step + at, lanes))
                 value = self.epilogue.write(total, self.more, row, bind(column + at), s.n, lanes)
                 if into is None:
-                    store(self.y, row * s.n + (column + at), value, lanes)
+                    self.y.store(row * s.n + (column + at), value, lanes)
                 else:
                     store(into, r * place.step + at, value, lanes)
 

@@ -9,13 +9,20 @@ from ..script import Body, Expr, Numbers, Registers, bind, kernel, lanes_of, loo
 SUMS = 4  # partial sums, so that additions need not wait for one another
 
 
-def norm(name: str, *, d: int, eps: float, lanes: int, centred: bool, biased: bool, dtype: str = "float32") -> Any:
-    """Slots: x, weight, bias where there is one, y, rows. centred: layer norm; otherwise the root mean square alone."""
+def norm(
+    name: str, *, d: int, eps: float, lanes: int, centred: bool, biased: bool, dtype: str = "float32",
+    outs: tuple[str, ...] = ("float32",),
+) -> Any:  # fmt: skip
+    """Slots: x, weight, bias where there is one, y in each type of `outs`, rows.
+
+    centred: layer norm; otherwise the root mean square alone.
+    """
 
     def write(b: Body) -> None:
         x, weight = b.numbers(0, dtype), b.numbers(1, dtype)
         bias = b.numbers(2, dtype) if biased else None
-        y, rows = b.numbers(2 + biased, dtype), b.size(3 + biased)
+        ys = [b.numbers(2 + biased + i, out) for i, out in enumerate(outs)]
+        rows = b.size(2 + biased + len(outs))
         low, high = b.share(rows)
         with loop(low, high) as row:
             at = bind(row * d)
@@ -25,11 +32,13 @@ def norm(name: str, *, d: int, eps: float, lanes: int, centred: bool, biased: bo
 
             def put(i: Expr, width: int) -> None:
                 value = _centre(x.load(at + i, width), mean) * splat(scale, width) * weight.load(i, width)
-                y.store(at + i, value if bias is None else value + bias.load(i, width), width)
+                value = bind(value if bias is None else value + bias.load(i, width))
+                for y in ys:
+                    y.store(at + i, value, width)
 
             _each(d, lanes, put)
 
-    return kernel(name, 4 + biased, write)
+    return kernel(name, 3 + biased + len(outs), write)
 
 
 def _centre(v: Expr, mean: Expr | None) -> Expr:

@@ -1,12 +1,16 @@
 """Products with weights in panels: every count of rows, any number of columns and any depth, by one thread or several.
 
-The sizes of weights are fixed in a kernel, so a few odd ones are compiled once; the rows are drawn.
+The sizes of weights are fixed in a kernel, so a few odd ones are compiled once; the rows are drawn. The same of pairs
+of bf16, whose results are f32, or bf16 after a GELU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,14 +19,20 @@ from hypothesis import strategies as st
 from tundish.backends.tvm.runner import TvmRunner
 from tundish.backends.tvm.tiles import WIDTH, Chip, tiles_of
 from tundish.compiler.hardware.caches import caches
+from tundish.compiler.hardware.machine import this_machine
+from tundish.ir.dtypes import bf16
 from tundish.ir.evaluate import evaluate
 from tundish.ir.op import get
 
-from .kit import Case, one, opened, program_of
+from .kit import Case, case, check, one, opened, program_of
 
 RNG = np.random.default_rng(0)
 DEEPER = 2 * caches()[1].size_bytes // 8 // (4 * WIDTH) - 5  # so deep that a panel is cut into blocks
 SIZES = ((1, 1), (7, 33), (64, 96), (129, 40), (DEEPER, 70))  # k, n
+
+
+PAIR_SIZES = ((2, 1), (8, 33), (64, 96), (130, 40), (2 * DEEPER + 2, 70))
+pairs = pytest.mark.skipif("avx512_bf16" not in this_machine().features, reason="needs avx512_bf16")
 
 
 def numbers(*shape: int) -> np.ndarray:
@@ -73,3 +83,54 @@ def test_tiles_fit_their_registers_and_caches(k: int, chip: Chip) -> None:
     assert 4 * sums <= chip.l2_bytes // 8
     assert 4 * tiles.ahead <= chip.l1_bytes // 2
     assert tiles.deep * -(-k // tiles.deep) - k < chip.lanes * -(-k // tiles.deep)
+
+
+def paired(k: int, n: int, *, bias: bool, rounded: bool) -> Case:
+    w = (numbers(k, n) / np.float32(k**0.5)).astype(ml_dtypes.bfloat16)
+    arrays = {
+        "x": numbers(2, k).astype(ml_dtypes.bfloat16),
+        "w": get("to_panels").reference(w, width=WIDTH, depth=2),
+    } | ({"bias": numbers(n)} if bias else {})
+
+    def write(b: Any, x: Any, w: Any, bias: Any = None) -> Any:
+        y = b.emit("panel_linear", x, w, bias, columns=n)
+        return b.emit("cast", b.emit("gelu", y), dtype=bf16) if rounded else y
+
+    return case(write, arrays, {"x": ("m", None)})
+
+
+def pair_cases() -> dict[str, Case]:
+    sizes = [(k, n, rounded) for k, n in PAIR_SIZES for rounded in (False, True)]
+    made = {}
+    for k, n, rounded in sizes:
+        one_case = paired(k, n, bias=n % 2 == 0, rounded=rounded)
+        others = [numbers(m, k).astype(ml_dtypes.bfloat16) for m in (1, 2, 12, 13, 29, 300)]
+        made[f"k{k}_n{n}_{rounded}"] = one_case.also(*({**one_case.inputs, "x": x} for x in others))
+    return made
+
+
+@pairs
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pairs_of_bf16_add_up_in_f32(tmp_path: Path, threads: int) -> None:
+    wide = {name: c for name, c in pair_cases().items() if name.endswith("False")}
+    check(wide, tmp_path, threads=threads, atol=1e-5, rtol=1e-5)
+
+
+@pairs
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_follows_is_rounded_once(tmp_path: Path, threads: int) -> None:
+    """By at most one step of bf16 from what is rounded exactly."""
+    rounded = {name: c for name, c in pair_cases().items() if name.endswith("True")}
+    check(rounded, tmp_path, threads=threads, atol=1e-5, rtol=2**-7)
+
+
+@pairs
+def test_a_plain_product_may_be_rounded_and_columns_of_pairs_looked_up(tmp_path: Path) -> None:
+    w = get("to_panels").reference(numbers(64, 70).astype(ml_dtypes.bfloat16), width=WIDTH, depth=2)
+    x, ids = numbers(5, 64).astype(ml_dtypes.bfloat16), np.array([[0, 69], [31, 32]])
+
+    def write(b: Any, x: Any, w: Any, ids: Any) -> Any:
+        y = b.emit("cast", b.emit("panel_linear", x, w, columns=70), dtype=bf16)
+        return y, b.emit("panel_gather", w, ids, columns=70), b.emit("from_panels", w, columns=70)
+
+    check({"all": case(write, {"x": x, "w": w, "ids": ids}, {"x": ("m", None)})}, tmp_path, atol=1e-5, rtol=2**-7)
