@@ -12,7 +12,8 @@ from .workers import resolve
 
 
 def ours(
-    job: dict[str, Any], folder: Path, weights: str = "fp32", backend: str = "onnxruntime"
+    job: dict[str, Any], folder: Path, weights: str | None = "fp32", backend: str = "onnxruntime",
+    precision: str = "fp32",
 ) -> dict[str, Any]:  # fmt: skip
     """Our bundle. Imports, loading and asking the original are left out, as they are for the others."""
     import torch  # noqa: F401
@@ -24,7 +25,7 @@ def ours(
     def compiled(**options: Any) -> Any:
         marks.clear()
         return resolve(job["compile"])(
-            job["model"], path, **options, weights=weights, backend=backend,
+            job["model"], path, **options, precision=precision, weights=weights, backend=backend,
             progress=lambda stage, _: marks.append((stage, time.perf_counter())),
         )  # fmt: skip
 
@@ -51,6 +52,11 @@ def ours_int4(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 def ours_tvm(job: dict[str, Any], folder: Path, weights: str = "fp32") -> dict[str, Any]:
     """Our bundle of TVM's kernels."""
     return ours(job, folder, weights, "tvm")
+
+
+def ours_tvm_narrow(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Our bundle of TVM's kernels whose products multiply in bf16."""
+    return ours(job, folder, None, "tvm", "bf16")
 
 
 def gguf_file(job: dict[str, Any], folder: Path) -> dict[str, Any]:

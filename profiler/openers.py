@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +189,13 @@ def _calling(call: Any, names: list[str], given: tuple[Any, ...]) -> Run:
     return run
 
 
-def _openvino(job: dict[str, Any], inputs: Arrays) -> Begin:
+def _openvino(job: dict[str, Any], inputs: Arrays, precision: str = "f32") -> Begin:
     import openvino as ov
 
     def begin() -> Run:
         # Its default precision on many machines is bf16, which would be another computation.
         compiled = ov.Core().compile_model(job["path"], "CPU", {
-            "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": job["threads"], "NUM_STREAMS": "1",
+            "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": job["threads"], "NUM_STREAMS": "1",
             "PERFORMANCE_HINT": "LATENCY",
         })  # fmt: skip
         request = compiled.create_infer_request()
@@ -213,5 +214,5 @@ def _openvino(job: dict[str, Any], inputs: Arrays) -> Begin:
 
 OPEN: dict[str, Callable[[dict[str, Any], Arrays], Begin]] = {
     "bundle": _bundle, "onnx": _onnx, "torch": _torch, "torch-compile": _torch_compile, "aoti": _aoti,
-    "openvino": _openvino, "llama-cpp": _llama_cpp,
+    "openvino": _openvino, "openvino-bf16": partial(_openvino, precision="bf16"), "llama-cpp": _llama_cpp,
 }  # fmt: skip

@@ -57,6 +57,11 @@ PEERS: dict[str, Peer] = {
         f"tundish-tvm-{held}": Peer("bundle", {"torch": partial(exporters.ours_tvm, weights=held)}, ("tvm",), held)
         for held in ("bf16", "int8", "int4")
     },
+    "tundish-tvm-precision-bf16": Peer("bundle", {"torch": exporters.ours_tvm_narrow}, ("tvm",), "bf16"),
+    "openvino-bf16": Peer(
+        "openvino-bf16", {"torch": exporters.openvino_torch, "onnx": exporters.openvino_file}, ("openvino",), "bf16",
+        "tundish-tvm-precision-bf16",
+    ),
     "tundish-int8": Peer("bundle", {"torch": exporters.ours_int8}, weights="int8"),
     "tundish-int4": Peer("bundle", {"torch": exporters.ours_int4}, weights="int4"),
     "llama-cpp": Peer(
