@@ -15,7 +15,8 @@ WITH_MODELS := tests/ir/capture tests/ir/test_fold_models.py tests/compiler/test
 FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler $(addprefix --ignore ,$(WITH_MODELS))
 PYTEST_ARGS ?=
 
-.PHONY: help install demo test test-slow check format fuzz bench onnx-table account-table train-lm clean distclean
+.PHONY: help install demo test test-slow check format fuzz bench onnx-table account-table placement-table train-lm clean \
+	distclean
 
 help:
 	@echo "make demo       install, compile two models with real weights, verify, use and profile them"
@@ -26,6 +27,7 @@ help:
 	@echo "make bench      calibrate, hold predictions against measurements, race our bundles and their peers; docs/benchmarks.md"
 	@echo "make onnx-table run ONNX's own node cases, write docs/onnx.md"
 	@echo "make account-table  count the published models, write docs/accounting.md"
+	@echo "make placement-table  place experts of drawn loads beside EPLB's method, write docs/placement.md"
 	@echo "make train-lm   train the small language model in models/shakespeare again, about ten minutes on 2 cores"
 	@echo "make clean      remove what these commands made, but the installation (make distclean)"
 
@@ -88,6 +90,9 @@ bench: $(INSTALLED)
 
 onnx-table: $(DEV)
 	PYTHONPATH=tests $(BIN)/python -m parity.onnx_nodes --write docs/onnx.md
+
+placement-table: $(DEV)
+	PYTHONPATH=tests $(BIN)/python -m parity.placement_table --write docs/placement.md
 
 account-table: $(DEV)
 	PYTHONPATH=tests $(BIN)/python -m parity.account_table --write docs/accounting.md

@@ -20,6 +20,7 @@ from .ir.dims import Range
 from .ir.graph import Program
 from .measuring import account, bench, calibrate, diff
 from .models.errors import ModelWarning
+from .placing import place
 from .profiler.diff import read_percent
 from .profiler.report.accounting import show as show_account
 from .profiler.report.changes import show_diff
@@ -35,8 +36,8 @@ from .work import Asked, Span, Work, after_passes, record_all
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "as_transformers", "bench", "calibrate", "capture",
     "check_reports", "compile", "demo", "diff", "doctor", "evaluate", "explain", "export", "generate", "load",
-    "models", "ops", "pairs", "predictions", "profile", "read_percent", "run", "show", "show_account", "show_diff",
-    "show_profile", "stages", "summary", "table", "targets", "tune", "verify", "version", "write_reports",
+    "models", "ops", "pairs", "place", "predictions", "profile", "read_percent", "run", "show", "show_account",
+    "show_diff", "show_profile", "stages", "summary", "table", "targets", "tune", "verify", "version", "write_reports",
 ]  # fmt: skip
 # What a user is told of a bundle that generates.
 CACHES = ("bytes_per_token", "encoder_bytes_per_token", "windows", "longest_context")

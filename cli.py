@@ -20,6 +20,7 @@ from . import (  # noqa: F401  (their commands join the group)
     cli_evaluating,
     cli_generating,
     cli_measuring,
+    cli_placing,
     cli_profiling,
     cli_tuning,
 )

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,17 @@ def rate_at(step: int, steps: int) -> float:
     return RATE * 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def fit(model: Any, tokens: np.ndarray, *, steps: int, batch: int, context: int, seed: int, every: int = 100) -> float:
+def next_token_loss(model: Any, ids: Any) -> tuple[Any, Any]:
+    """(what is minimised, nats a token): here one and the same. ids: i64 [batch, context + 1]."""
+    import torch
+
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    return loss, loss
+
+
+def fit(model: Any, tokens: np.ndarray, *, steps: int, batch: int, context: int, seed: int, every: int = 100,
+        loss_of: Callable[[Any, Any], tuple[Any, Any]] = next_token_loss) -> float:  # fmt: skip
     """Trains a model in place with AdamW on windows drawn at random; the loss of the last steps, nats a token.
 
     Norms are not decayed. Prints a line `every` so many steps.
@@ -107,13 +117,12 @@ def fit(model: Any, tokens: np.ndarray, *, steps: int, batch: int, context: int,
             group["lr"] = rate_at(step, steps)
         starts = drawn.integers(0, len(tokens) - context, batch)
         ids = torch.from_numpy(np.stack([tokens[s : s + context + 1] for s in starts]))
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        loss, told = loss_of(model, ids)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
-        recent = [*recent[-49:], float(loss.detach())]
+        recent = [*recent[-49:], float(told.detach())]
         if every and (step + 1) % every == 0:
             print(f"step {step + 1}/{steps}: {np.nanmean(recent):.3f} nats, {time.perf_counter() - started:.0f} s",
                   flush=True)  # fmt: skip
@@ -121,9 +130,14 @@ def fit(model: Any, tokens: np.ndarray, *, steps: int, batch: int, context: int,
     return float(np.nanmean(recent))
 
 
-def train(folder: Path, texts: Mapping[str, str], *, sizes: Mapping[str, int] = SIZES, steps: int = STEPS,
-          batch: int = BATCH, context: int = CONTEXT, seed: int = SEED, threads: int = 2) -> float:  # fmt: skip
-    """Trains on all but the last works and writes the folder; the loss of the last steps, nats a token."""
+def train(folder: Path, texts: Mapping[str, str], *, sizes: Mapping[str, Any] = SIZES, steps: int = STEPS,
+          batch: int = BATCH, context: int = CONTEXT, seed: int = SEED, threads: int = 2,
+          make: Callable[[Mapping[str, Any], int], Any] = model_of,
+          loss_of: Callable[[Any, Any], tuple[Any, Any]] = next_token_loss) -> float:  # fmt: skip
+    """Trains on all but the last works and writes the folder; the loss of the last steps, nats a token.
+
+    make: gives the fresh model of sizes and a seed. loss_of: gives (what is minimised, nats a token).
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -132,8 +146,9 @@ def train(folder: Path, texts: Mapping[str, str], *, sizes: Mapping[str, int] = 
         shown, hidden = split(texts)
         tokenizer = tokenizer_of(shown, sizes["vocab_size"])
         with torch.random.fork_rng(devices=[]):
-            model = model_of(sizes, seed)
-            loss = fit(model, tokens_of(tokenizer, shown), steps=steps, batch=batch, context=context, seed=seed)
+            model = make(sizes, seed)
+            loss = fit(model, tokens_of(tokenizer, shown), steps=steps, batch=batch, context=context, seed=seed,
+                       loss_of=loss_of)  # fmt: skip
     finally:
         torch.set_num_threads(before)
     folder.mkdir(parents=True, exist_ok=True)
