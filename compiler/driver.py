@@ -12,6 +12,7 @@ from ..ir.diagnostics import CompileError, ours
 from ..ir.graph import Program
 from .passes.choose import choose
 from .passes.clean import clean
+from .passes.experts import experts
 from .passes.fold import fold_layers
 from .passes.fuse_epilogues import fuse_epilogues
 from .passes.fuse_projections import fuse_projections
@@ -53,6 +54,7 @@ PASSES: tuple[Pass, ...] = (
     split_offsets,
     clean,
     pack_panels,
+    experts,
     fuse_epilogues,
     legalize,
     hoist,

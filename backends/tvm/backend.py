@@ -28,7 +28,9 @@ from .tiles import WIDTH, Chip, chip_of, cuts
 
 NO_BF16 = "products of bf16 need avx512_bf16, which the CPU that is built for lacks; --weights bf16 needs nothing"
 NO_FP16 = "its CPUs multiply no faster in fp16 than in fp32, and bf16 takes as few bytes"
-QUANTIZED = frozenset({"quantized_matmul", "quantized_gather", "quad_linear", "quad_gather"})
+QUANTIZED = frozenset({
+    "quantized_matmul", "quantized_gather", "quantized_moe", "quad_linear", "quad_gather", "quad_moe",
+})  # fmt: skip
 
 
 def _need() -> None:

@@ -18,7 +18,8 @@ DECLINED = {
     name: "it moves data between devices; a plan for this backend runs on one"
     for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 } | dict.fromkeys(
-    ("quantize", "quantize_scale", "to_panels", "to_quads", "from_quads"),
+    ("quantize", "quantize_scale", "to_panels", "to_quads", "from_quads", "to_expert_panels", "to_expert_quads",
+     "from_expert_quads"),
     "it is done to weights when a program is built, never in a run",
 )  # fmt: skip
 
@@ -42,6 +43,7 @@ def table() -> dict[str, Lowering]:
         lower_attention,
         lower_cache,
         lower_elementwise,
+        lower_experts,
         lower_index,
         lower_matmul,
         lower_move,

@@ -146,3 +146,15 @@ def _from_panels(to: Emit, node: Node) -> None:
     wide = (rows * depth, panels * width)
     whole = replace(copy_of(to, across), shape=wide, strides=row_major(wide))
     to.views[node.output] = _part(whole, 1, 0, columns)
+
+
+@lowers("from_expert_panels")
+def _from_expert_panels(to: Emit, node: Node) -> None:
+    x, parts = to.view(node.inputs[0]), 2 if node.attrs["gated"] else 1
+    (e, panels, k, width), columns = x.shape, node.attrs["columns"]
+    each = width // parts
+    apart = (x.strides[0], x.strides[2], x.strides[3] * each, x.strides[1], x.strides[3])
+    across = copy_of(to, replace(x, shape=(e, k, parts, panels, each), strides=apart))
+    wide = (e, k, parts, panels * each)
+    whole = copy_of(to, _part(replace(across, shape=wide, strides=row_major(wide)), 3, 0, columns // parts))
+    to.views[node.output] = replace(whole, shape=(e, k, columns), strides=row_major((e, k, columns)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...compiler.capabilities import Blocks
+from ...ir import dims
 from ...ir.diagnostics import BuildError
 from ...ir.dtypes import f32, i8
 from ...ir.graph import Node
@@ -34,25 +35,26 @@ def _quad_linear(to: Emit, node: Node) -> None:
     form = _form(to, node)
     parts = [to.array(v) for v in (quads, scale, zero, bias) if v is not None]
     m = node.output.type.elements // form.n
-    rounded = _rounded(to, to.array(x), form, m)
+    rounded = rounded_of(to, to.array(x), form.k, form.group)
     static: dict[str, Any] = {"form": form, "zero": zero is not None, "bias": bias is not None}
     to.call(quad_product, static, [*rounded, *parts], [to.result(node)], [m])
 
 
-def _rounded(to: Emit, x: View, form: Form, m: Any) -> tuple[View, View, View]:
-    """x in bytes, once for all products of it."""
-    key = ("rounded", x.root, x.offset, form.group)
+def rounded_of(to: Emit, x: View, k: int, group: int) -> tuple[View, View, View]:
+    """x [*m, k] in bytes, the scale of each group, and its sum; made once for all products of it."""
+    key = ("rounded", x.root, x.offset, group)
     if key not in to.shared:
-        numbers = to.new(TensorType(i8, (m, form.k)))
-        scale, total = (to.new(TensorType(f32, (m, form.groups))) for _ in range(2))
-        static = {"k": form.k, "group": form.group, "lanes": to.lanes}
+        m = dims.floordiv(dims.product(x.shape), k)
+        numbers = to.new(TensorType(i8, (m, k)))
+        scale, total = (to.new(TensorType(f32, (m, k // group))) for _ in range(2))
+        static = {"k": k, "group": group, "lanes": to.lanes}
         to.call(rounded_rows, static, [x], [numbers, scale, total], [m])
         to.shared[key] = (numbers, scale, total)
     found: tuple[View, View, View] = to.shared[key]
     return found
 
 
-@lowers("quantized_matmul", "quantized_gather")
+@lowers("quantized_matmul", "quantized_gather", "quantized_moe")
 def _not_packed(to: Emit, node: Node) -> None:
     """Raises: BuildError. The compiler packs all of them whose numbers are weights."""
     raise BuildError(f"{node.op.name}: TVM's kernels take numbers that are weights, of 4 or 8 bits", where=node.where)

@@ -17,6 +17,7 @@ from ..rewriting import Event, RuleBuilder, drop_dead
 
 SOURCES = ("constant", "dim_value", "weight")  # they cost nothing where they are
 NEVER = ("call", "dequantize", "fused")  # a backend that keeps `dequantize` wants its few bits
+PACKS = ("to_panels", "to_quads", "to_expert_panels", "to_expert_quads")  # they pad
 SMALL_BYTES = 1 << 16  # what is smaller than this may grow
 
 
@@ -29,7 +30,7 @@ def is_recipe(node: Node, weight_bits: int) -> bool:
     if not single or node.op.aliases or node.op.name in NEVER or callee(node) is not None or _has_symbols(node):
         return False
     narrow = node.op.name == "cast" and node.output.type.dtype.bits <= weight_bits
-    if narrow or node.op.name in ("to_panels", "to_quads"):
+    if narrow or node.op.name in PACKS:
         return True
     read = sum(_bytes(v) for v in node.inputs if v is not None)
     return sum(map(_bytes, node.outputs)) <= max(read, SMALL_BYTES)

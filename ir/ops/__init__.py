@@ -8,6 +8,7 @@ from . import (
     contract,
     conv,
     elementwise,
+    expert_panels,
     index,
     logic,
     moe,
@@ -15,6 +16,7 @@ from . import (
     panels,
     quads,
     quantize,
+    quantized_experts,
     quantizing,
     reduce,
     shape,
@@ -23,6 +25,7 @@ from . import (
 )
 
 __all__ = [
-    "attention", "bits", "cache", "collective", "contract", "conv", "elementwise", "index", "logic", "moe", "norm",
-    "panels", "quads", "quantize", "quantizing", "reduce", "shape", "structure", "trigonometry",
+    "attention", "bits", "cache", "collective", "contract", "conv", "elementwise", "expert_panels", "index", "logic",
+    "moe", "norm", "panels", "quads", "quantize", "quantized_experts", "quantizing", "reduce", "shape", "structure",
+    "trigonometry",
 ]  # fmt: skip

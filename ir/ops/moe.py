@@ -159,46 +159,63 @@ class moe(Op):
         given = x.bytes + indices.bytes + weights.bytes
         return Work(self.flops(outs[0], *types, **attrs), given + reached, outs[0].bytes)
 
-    def reference(self, x: Any, indices: Any, weights: Any, gate_up: Any, down: Any, gate_up_bias: Any = None,
-                  down_bias: Any = None, *, activation: str) -> np.ndarray:  # fmt: skip
-        act, f = ACTIVATIONS[activation], down.shape[1]
-        if indices.size and (indices.min() < 0 or indices.max() >= len(gate_up)):
-            raise GraphError(f"moe: indices {indices.min()}..{indices.max()} are outside 0..{len(gate_up) - 1}")
-        tokens = x.reshape(-1, x.shape[-1]).astype(np.float64)
-        ids, parts = indices.reshape(len(tokens), -1), weights.reshape(len(tokens), -1).astype(np.float64)
-        out = np.zeros_like(tokens)
-        for e in np.unique(ids):
-            row, choice = np.nonzero(ids == e)
-            y = tokens[row] @ gate_up[e].astype(np.float64)
-            y = y if gate_up_bias is None else y + gate_up_bias[e]
-            y = (act.fn(y[:, :f], y[:, f:]) if act.gated else act.fn(y, None)) @ down[e].astype(np.float64)
-            y = y if down_bias is None else y + down_bias[e]
-            np.add.at(out, row, parts[row, choice, None] * y)
-        return out.reshape(x.shape)
+    def reference(self, x: Any, indices: Any, weights: Any, *parts: Any, activation: str) -> np.ndarray:
+        return mixed(x, indices, weights, *parts, activation=activation)
 
-    def decompose(self, b: Any, x: Any, indices: Any, weights: Any, gate_up: Any, down: Any, gate_up_bias: Any = None,
-                  down_bias: Any = None, *, activation: str) -> Any:  # fmt: skip
+    def decompose(self, b: Any, x: Any, indices: Any, weights: Any, *parts: Any, activation: str) -> Any:
         """Every expert on every token, for targets that know no experts: e / k times the FLOPs."""
-        (e, d, g), f, k = gate_up.type.shape, down.type.shape[1], indices.type.shape[-1]
-        tokens, act = dims.product(x.type.shape[:-1]), ACTIVATIONS[activation]
-        y = b.emit("matmul", b.emit("reshape", x, shape=(1, tokens, d)), gate_up)
-        if gate_up_bias is not None:
-            y = b.emit("add", y, b.emit("reshape", gate_up_bias, shape=(e, 1, g)))
-        gate, up = y, None
-        if act.gated:
-            gate, up = b.emit_node("split", [y], {"axis": 2, "sizes": (f, f)}).outputs
-        y = b.emit("matmul", act.emit(b, gate, up), down)
-        if down_bias is not None:
-            y = b.emit("add", y, b.emit("reshape", down_bias, shape=(e, 1, d)))
-        share = self._shares(b, indices, weights, (e, tokens, k), x.type.dtype)
-        return b.emit("reshape", b.emit("sum", b.emit("mul", y, share), axes=(0,)), shape=x.type.shape)
+        return emit_mixed(b, x, indices, weights, *parts, activation=activation)
 
-    @staticmethod
-    def _shares(b: Any, indices: Any, weights: Any, sizes: tuple[Dim, Dim, Dim], dtype: Any) -> Any:
-        """[e, tokens, 1]: what each expert counts for each token, 0 where it was not chosen."""
-        e, tokens, k = sizes
-        ids = b.emit("reshape", as_type(b, indices, i64), shape=(1, tokens, k))
-        each = b.emit("reshape", b.emit("iota", length=e, dtype=i64), shape=(e, 1, 1))
-        parts = b.emit("reshape", as_type(b, weights, dtype), shape=(1, tokens, k))
-        chosen = b.emit("where", b.emit("eq", ids, each), parts, b.constant(0.0, dtype))
-        return b.emit("sum", chosen, axes=(2,), keepdims=True)
+
+def mixed(
+    x: Any, indices: Any, weights: Any, gate_up: Any, down: Any, gate_up_bias: Any = None, down_bias: Any = None, *,
+    activation: str, between: Callable[[np.ndarray], np.ndarray] = lambda h: h,
+) -> np.ndarray:  # fmt: skip
+    """What a layer of experts gives, in numpy. between: what is done to what the second product takes.
+
+    Raises: GraphError for an expert that there is not.
+    """
+    act, f = ACTIVATIONS[activation], down.shape[1]
+    if indices.size and (indices.min() < 0 or indices.max() >= len(gate_up)):
+        raise GraphError(f"moe: indices {indices.min()}..{indices.max()} are outside 0..{len(gate_up) - 1}")
+    tokens = x.reshape(-1, x.shape[-1]).astype(np.float64)
+    ids, parts = indices.reshape(len(tokens), -1), weights.reshape(len(tokens), -1).astype(np.float64)
+    out = np.zeros_like(tokens)
+    for e in np.unique(ids):
+        row, choice = np.nonzero(ids == e)
+        y = tokens[row] @ gate_up[e].astype(np.float64)
+        y = y if gate_up_bias is None else y + gate_up_bias[e]
+        y = between(act.fn(y[:, :f], y[:, f:]) if act.gated else act.fn(y, None)) @ down[e].astype(np.float64)
+        y = y if down_bias is None else y + down_bias[e]
+        np.add.at(out, row, parts[row, choice, None] * y)
+    return out.reshape(x.shape)
+
+
+def emit_mixed(
+    b: Any, x: Any, indices: Any, weights: Any, gate_up: Any, down: Any, gate_up_bias: Any = None,
+    down_bias: Any = None, *, activation: str, between: Callable[[Any], Any] = lambda h: h,
+) -> Any:  # fmt: skip
+    """The same in simpler ops, every expert on every token."""
+    (e, d, g), f, k = gate_up.type.shape, down.type.shape[1], indices.type.shape[-1]
+    tokens, act = dims.product(x.type.shape[:-1]), ACTIVATIONS[activation]
+    y = b.emit("matmul", b.emit("reshape", x, shape=(1, tokens, d)), gate_up)
+    if gate_up_bias is not None:
+        y = b.emit("add", y, b.emit("reshape", gate_up_bias, shape=(e, 1, g)))
+    gate, up = y, None
+    if act.gated:
+        gate, up = b.emit_node("split", [y], {"axis": 2, "sizes": (f, f)}).outputs
+    y = b.emit("matmul", between(act.emit(b, gate, up)), down)
+    if down_bias is not None:
+        y = b.emit("add", y, b.emit("reshape", down_bias, shape=(e, 1, d)))
+    share = _shares(b, indices, weights, (e, tokens, k), x.type.dtype)
+    return b.emit("reshape", b.emit("sum", b.emit("mul", y, share), axes=(0,)), shape=x.type.shape)
+
+
+def _shares(b: Any, indices: Any, weights: Any, sizes: tuple[Dim, Dim, Dim], dtype: Any) -> Any:
+    """[e, tokens, 1]: what each expert counts for each token, 0 where it was not chosen."""
+    e, tokens, k = sizes
+    ids = b.emit("reshape", as_type(b, indices, i64), shape=(1, tokens, k))
+    each = b.emit("reshape", b.emit("iota", length=e, dtype=i64), shape=(e, 1, 1))
+    parts = b.emit("reshape", as_type(b, weights, dtype), shape=(1, tokens, k))
+    chosen = b.emit("where", b.emit("eq", ids, each), parts, b.constant(0.0, dtype))
+    return b.emit("sum", chosen, axes=(2,), keepdims=True)

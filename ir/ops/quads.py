@@ -21,7 +21,7 @@ QUAD = 4
 BITS = (4, 8)
 
 
-def _deep(bits: int) -> int:
+def deep_of(bits: int) -> int:
     """Numbers along k in the four bytes of a column."""
     return QUAD * 8 // bits
 
@@ -43,9 +43,9 @@ class to_quads(Op):
         n, k = (*q.shape, 0, 0)[:2]
         if q.rank != 2 or not (isinstance(n, int) and isinstance(k, int)) or bits not in BITS or width < 1:
             raise GraphError("to_quads: takes a matrix of numbers of 4 or 8 bits", found=str(q))
-        if k % _deep(bits):
-            raise GraphError(f"to_quads: {k} numbers are no multiple of {_deep(bits)}")
-        return TensorType(u8, (-(-n // width), k // _deep(bits), width, QUAD))
+        if k % deep_of(bits):
+            raise GraphError(f"to_quads: {k} numbers are no multiple of {deep_of(bits)}")
+        return TensorType(u8, (-(-n // width), k // deep_of(bits), width, QUAD))
 
     def flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
         return 0
@@ -55,7 +55,7 @@ class to_quads(Op):
         panels = -(-n // width)
         wide = np.zeros((panels * width, k), np.uint8)
         wide[:n] = q.astype(np.uint8)
-        cut = wide.reshape(panels, width, k // _deep(bits), -1, QUAD)  # p w d half z
+        cut = wide.reshape(panels, width, k // deep_of(bits), -1, QUAD)  # p w d half z
         packed = cut[:, :, :, 0] if bits == 8 else cut[:, :, :, 0] | (cut[:, :, :, 1] << 4)
         return np.ascontiguousarray(packed.transpose(0, 2, 1, 3))
 
@@ -78,7 +78,7 @@ class from_quads(Op):
         panels, deep, width, _ = x.shape
         if columns < 1 or -(-columns // width) != panels:
             raise GraphError(f"from_quads: {panels} panels of {width} do not make {columns} columns")
-        return TensorType(DTYPES[f"u{bits}"], (columns, deep * _deep(bits)))
+        return TensorType(DTYPES[f"u{bits}"], (columns, deep * deep_of(bits)))
 
     def flops(self, out: TensorType, *types: Any, **attrs: Any) -> Dim:
         return 0
@@ -87,7 +87,7 @@ class from_quads(Op):
         panels, deep, width, _ = x.shape
         halves = [x] if bits == 8 else [x & 15, x >> 4]
         wide = np.stack(halves, 3).transpose(0, 2, 1, 3, 4)  # p w d half z
-        rows = wide.reshape(panels * width, deep * _deep(bits))[:columns]
+        rows = wide.reshape(panels * width, deep * deep_of(bits))[:columns]
         return np.ascontiguousarray(rows).astype(DTYPES[f"u{bits}"].numpy)
 
 

@@ -215,7 +215,7 @@ class quantized_matmul(Op):
     def decompose(self, b: Any, x: Any, q: Any, scale: Any, zero: Any = None, bias: Any = None, *, x_bits: int,
                   **attrs: Any) -> Any:  # fmt: skip
         if x_bits:
-            x = _emit_rounded(b, x, x_bits, attrs["group"])
+            x = emit_rounded(b, x, x_bits, attrs["group"])
         weight = b.emit("dequantize", q, scale, zero, axis=1, dtype=x.type.dtype, **attrs)
         return b.emit("linear", x, b.emit("transpose", weight, perm=(1, 0)), bias)
 
@@ -231,7 +231,7 @@ def rounded(x: np.ndarray, bits: int, group: int) -> np.ndarray:
     return (np.rint(np.divide(cut, unit, out=np.zeros_like(cut), where=unit != 0)) * unit).reshape(x.shape)
 
 
-def _emit_rounded(b: Any, x: Any, bits: int, group: int) -> Any:
+def emit_rounded(b: Any, x: Any, bits: int, group: int) -> Any:
     """The same in simpler ops; a group of zeros is divided by 1."""
     cut = b.emit("reshape", x, shape=(*x.type.shape[:-1], x.type.shape[-1] // group, group))
     dtype = x.type.dtype

@@ -109,7 +109,7 @@ def quad_product(name: str, *, form: Form, zero: bool, bias: bool) -> Any:
         zeros = b.array(5) if zero else None
         biases = b.array(5 + zero) if bias else None
         y, m = b.array(5 + zero + bias), b.size(6 + zero + bias)
-        tile = _Tile(form, x, x_scale, x_sum, quads, scale, zeros, biases, y)
+        tile = Tile(form, x, x_scale, x_sum, quads, scale, zeros, biases, y)
         low, high = b.share(i64(form.panels))
         full, rest = bind(div(m, ROWS)), bind(rem(m, ROWS))
 
@@ -125,7 +125,7 @@ def quad_product(name: str, *, form: Form, zero: bool, bias: bool) -> Any:
     return kernel(name, 7 + zero + bias, write)
 
 
-class _Tile:
+class Tile:
     """A few rows times a panel."""
 
     def __init__(self, form: Form, *arrays: Any) -> None:
@@ -145,7 +145,7 @@ class _Tile:
                 at = bind(base + (group * f.steps + step) * (f.width * QUAD))
                 self._step(whole, at, row, group, step, rows)
             self._group(sums, whole, panel, row, group, rows)
-        self._store(sums, panel, row, rows)
+        self.store(sums, panel, row, rows)
 
     def _step(self, whole: Registers, at: Expr, row: Expr, group: Expr, step: Expr, rows: int) -> None:
         f = self.form
@@ -185,7 +185,8 @@ class _Tile:
                     value = value + load(self.zero, beside + v * f.lanes, f.lanes) * splat(unit * total, f.lanes)
                 sums[i] = sums[i] + value
 
-    def _store(self, sums: Registers, panel: Expr, row: Expr, rows: int) -> None:
+    def store(self, sums: Registers, panel: Expr, row: Expr, rows: int) -> None:
+        """Puts the sums of so many rows where they belong."""
         f = self.form
 
         def put(width: int) -> None:

@@ -28,7 +28,7 @@ SMALL, LARGE = {"b": 2, "s": 3, "t": 5, "n": 4}, {"b": 3, "s": 19, "t": 37, "n":
 TOLERANCE = 2e-6  # of the largest number, or of 1
 OTHERS = {  # have tests of their own
     "attention", "cached_attention", "cache_write", "rotary", "quad_linear", "quad_gather", "quantized_matmul",
-    "quantized_gather", "dequantize",
+    "quantized_gather", "dequantize", "quantized_moe", "quad_moe",
 }  # fmt: skip
 NARROW = {"i4", "u4"}  # of quantised weights
 

@@ -96,6 +96,19 @@ def _conv(x: Any, w: Any, b: Any = None, *, before: Any, after: Any, strides: An
     return (F.conv1d, F.conv2d, F.conv3d)[n - 1](x, w, b, strides or 1, 0, dilations or 1, groups)
 
 
+def _expert_panels(x: Any, width: int, gated: bool) -> Any:
+    if not gated:
+        return F.pad(x, (0, -x.shape[2] % width)).unflatten(2, (-1, width)).transpose(1, 2)
+    halves = [_expert_panels(half, width // 2, False) for half in x.chunk(2, 2)]
+    return torch.cat(halves, 3)
+
+
+def _from_expert_panels(x: Any, columns: int, gated: bool) -> Any:
+    if not gated:
+        return x.transpose(1, 2).flatten(2)[..., :columns]
+    return torch.cat([_from_expert_panels(half, columns // 2, False) for half in x.chunk(2, 3)], 2)
+
+
 ORACLES: dict[str, Callable[..., Any]] = {
     **_PLAIN,
     **{n: _reduced(n) for n in ("sum", "mean", "prod", "any", "all")}, "max": _reduced("amax"), "min": _reduced("amin"),
@@ -121,6 +134,8 @@ ORACLES: dict[str, Callable[..., Any]] = {
         x if w.dim() == 3 else x.float(), _from_panels(w)[:, :columns].T.to(x.dtype if w.dim() == 3 else torch.float), b
     ),
     "panel_gather": lambda x, ids, columns: F.embedding(ids, _from_panels(x).T),
+    "to_expert_panels": _expert_panels,
+    "from_expert_panels": _from_expert_panels,
     "linear": lambda x, w, b=None: F.linear(x, w.T, b),
     "conv": _conv,
     "rms_norm": lambda x, w, eps: F.rms_norm(x, x.shape[-1:], w, eps),
@@ -131,7 +146,8 @@ ORACLES: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 ELSEWHERE = {  # held against something else in test_meanings.py or below
     "attention", "constant", "dim_value", "cache_write", "cached_attention", "dequantize", "quantized_matmul", "moe",
-    "to_quads", "from_quads", "quad_linear", "quad_gather",
+    "to_quads", "from_quads", "quad_linear", "quad_gather", "panel_moe", "quantized_moe",
+    "quad_moe", "to_expert_quads", "from_expert_quads",
     "quantized_gather", "quantize", "quantize_scale", "all_reduce", "all_gather", "reduce_scatter", "all_to_all",
 }  # fmt: skip
 

@@ -1,0 +1,82 @@
+"""How layers of experts run: their matrices packed as a backend's grouped products read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...ir.dtypes import DTYPES, DType, bf16, f32
+from ...ir.graph import Graph, Node, Program, Value, producers
+from ...ir.ops.moe import ACTIVATIONS
+from ...ir.ops.widen import as_type
+from ..analysis import static_values
+from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, notes_of
+from ..task import Task
+from .hoist import hoisted
+from .recipes import is_recipe
+from .registry import rewrite
+
+
+@rewrite("experts")
+def experts(program: Program, task: Task) -> Rewritten:
+    """moe(x, ..., gate_up, down) -> panel_moe, where the experts are weights and the backend reads them in panels."""
+    width = task.capabilities.panel
+    if not width or "panel_moe" not in task.capabilities.ops:
+        return Rewritten(program)
+    static = static_values(program)
+    functions, events = dict[str, Graph](), dict[str, list[Event]]()
+    for name, graph in program.functions.items():
+        functions[name], events[name] = _packed(graph, static[name], width)
+    if not any(events.values()):
+        return Rewritten(program)
+    changed = program.replace(functions=functions)
+    bits = DTYPES[task.precision.weights].bits
+    done = hoisted(changed, "experts", lambda n: is_recipe(n, bits), lambda n: False)
+    return done._replace(notes=(*notes_of(changed, "experts", events), *done.notes))
+
+
+def _packed(graph: Graph, static: set[Value], width: int) -> tuple[Graph, list[Event]]:
+    made_by, events = producers(graph), list[Event]()
+    b = RuleBuilder(graph)
+    for node in graph.nodes:
+        if node.op.name != "moe" or not static.issuperset(v for v in node.inputs[3:] if v is not None):
+            b.copy(node)
+            continue
+        with b.at(node.where):
+            b.replace(node, [_panel_moe(b, node, made_by, width)])
+        events.append(Event(_spoken(node), node.where))
+    return (drop_dead(b.done()) if events else graph), events
+
+
+def _spoken(node: Node) -> str:
+    (e, _, _), k = node.inputs[3].type.shape, node.inputs[1].type.shape[-1]  # type: ignore[union-attr]
+    return f"{e} experts, {k} for each token, run as two grouped products over the tokens' experts alone"
+
+
+def _panel_moe(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], width: int) -> Value:
+    x, indices, weights, up, down, *biases = node.inputs
+    assert up is not None and down is not None
+    activation = node.attrs["activation"]
+    gated = ACTIVATIONS[activation].gated
+
+    def panels(value: Value | None, gated: bool) -> Value | None:
+        if value is None:
+            return None
+        held = as_type(b, b.present(value), _held(value, made_by))
+        if value.type.rank == 2:  # a bias is a matrix of one row
+            held = b.emit("reshape", held, shape=(value.type.shape[0], 1, value.type.shape[1]))
+        return b.emit("to_expert_panels", held, width=width, gated=gated)
+
+    parts = [panels(v, i % 2 == 0 and gated) for i, v in enumerate((up, down, *biases))]
+    return b.emit("panel_moe", x, indices, weights, *parts, inner=down.type.shape[1], activation=activation)
+
+
+def _held(value: Value, made_by: Mapping[Value, Node]) -> DType:
+    """The type in which a matrix of experts is held: bf16 where it passes through that. Vectors stay as they are."""
+    node, found = made_by.get(value), value.type.dtype
+    while value.type.rank == 3 and node is not None and node.op.name in ("cast", "transpose") and node.inputs[0]:
+        types = {v.type.dtype for v in (*node.inputs, node.output) if v is not None}
+        if not types <= {f32, bf16}:
+            break
+        found = bf16 if bf16 in types else found
+        node = made_by.get(node.inputs[0])
+    return found
