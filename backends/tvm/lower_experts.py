@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...ir import dims
 from ...ir.dims import Dim
 from ...ir.dtypes import f32, i64
 from ...ir.graph import Node, Value
@@ -40,7 +41,7 @@ def _panel_moe(to: Emit, node: Node) -> object:
     if not _takes(node):
         return PARTS
     assert x is not None and up is not None and down is not None
-    (experts, panels, d, _), (_, last, inner, _) = up.type.shape, down.type.shape
+    (experts, panels, d, _), (_, last, inner, _) = _sizes(up), _sizes(down)
     first_bias, second_bias = (*biases, None, None)[:2]
     lies = ordered(to, node, experts, LEAST_ROWS * up.type.dtype.bits // 32)
     gated = ACTIVATIONS[node.attrs["activation"]].gated
@@ -68,11 +69,22 @@ def _takes(node: Node) -> bool:
     return x.type.dtype == f32 and up.type.shape[-1] == down.type.shape[-1] == WIDTH
 
 
+def _sizes(value: Value) -> list[int]:
+    """The shape of a weight."""
+    return [int(d) for d in value.type.shape if isinstance(d, int)]
+
+
+def _last(value: Value | View) -> int:
+    """The size of the last axis, which is a number."""
+    size = value.shape[-1] if isinstance(value, View) else value.type.shape[-1]
+    assert isinstance(size, int)
+    return size
+
+
 def ordered(to: Emit, node: Node, experts: int, least_rows: int) -> Ordered:
     """The pairs of a layer by expert."""
     indices = to.array(node.inputs[1])
-    pairs, k = node.inputs[1].type.elements, indices.shape[-1]  # type: ignore[union-attr]
-    assert isinstance(k, int)
+    pairs, k = dims.product(indices.shape), _last(indices)
     pair_of, slot_of = (to.new(TensorType(i64, (pairs,))) for _ in range(2))
     first, cost = (to.new(TensorType(i64, (experts + 1,))) for _ in range(2))
     static = {"experts": experts, "least_rows": max(1, least_rows), "ids": NAMES[indices.dtype.name]}
@@ -99,9 +111,8 @@ def _product(to: Emit, shape: Shape, x: View, w: Value, bias: Value | None, lies
 def summed(to: Emit, node: Node, x: View, lies: Ordered, row: int) -> None:
     """What each token's experts give, weighed and added up."""
     weights, y = converted(to, to.view(node.inputs[2]), f32), to.result(node)
-    d = y.shape[-1]
-    static = {"k": lies.k, "d": d, "row": row, "lanes": to.lanes}
-    to.call(expert_sums, static, [x, lies.slot_of, weights], [y], [node.output.type.elements // d])
+    static = {"k": lies.k, "d": _last(y), "row": row, "lanes": to.lanes}
+    to.call(expert_sums, static, [x, lies.slot_of, weights], [y], [dims.floordiv(lies.pairs, lies.k)])
 
 
 @lowers("quad_moe")
@@ -109,8 +120,8 @@ def _quad_moe(to: Emit, node: Node) -> object:
     x, _, _, up, up_scale, down, down_scale, *biases = node.inputs
     a = node.attrs
     assert x is not None and up is not None and down is not None
-    (experts, panels, _, width, _), last = up.type.shape, down.type.shape[1]
-    d, inner, gated = x.type.shape[-1], a["inner"], ACTIVATIONS[a["activation"]].gated
+    (experts, panels, _, width, _), last, d = _sizes(up), _sizes(down)[1], _last(x)
+    inner, gated = a["inner"], ACTIVATIONS[a["activation"]].gated
     columns = panels * (width // 2 if gated else width)
     if width != WIDTH or a["x_bits"] != X_BITS or x.type.dtype != f32 or columns != inner:
         return PARTS
@@ -121,7 +132,7 @@ def _quad_moe(to: Emit, node: Node) -> object:
         return Shape(experts, k, count, to.lanes, WIDTH, tiles_of(k, to.chip), k, y_row, "uint8", activation,
                      gated and bool(activation), biased, a["bits"], group)  # fmt: skip
 
-    tokens = [gathered(to, part, lies, part.shape[-1]) for part in rounded_of(to, to.array(x), d, a["group"])]
+    tokens = [gathered(to, part, lies, _last(part)) for part in rounded_of(to, to.array(x), d, a["group"])]
     hidden = _quads(to, shape(d, panels, a["group"], inner, a["activation"], first_bias is not None), tokens,
                     (up, up_scale, first_bias), lies)  # fmt: skip
     inside = rounded_of(to, hidden, inner, a["inner_group"])

@@ -1,7 +1,7 @@
 """tests/golden/<pass>/<case>.txt: a program, `----`, and what the pass makes of it.
 
 Lines `# key: value` at the head set the task: fusions, joins, compute, weights, blocks, without (ops taken in parts),
-kernels (forms of quantised weights).
+kernels (forms of quantised weights), panel (columns).
 `pytest --update-golden` rewrites what stands below the line.
 """
 
@@ -38,6 +38,7 @@ def read_task(head: dict[str, str]) -> Task:
         ops=frozenset(OPS) - without,
         decomposed=without,
         blocks=read_blocks(head["kernels"]) if "kernels" in head else None,
+        panel=int(head.get("panel", 0)),
     )
 
 
