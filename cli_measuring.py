@@ -67,6 +67,7 @@ def bench(
     past: PastSize = None,
     task: TaskName = None,
     against: Annotated[str | None, typer.Option(help="the original of a bundle, for peers to run")] = None,
+    backend: Annotated[str | None, typer.Option(help="ours of a model: onnxruntime (usual) or tvm")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="clean rounds, in which nothing else ran, for each")] = 15,
     threads: Threads = None,
     limit: Annotated[float, typer.Option(min=1, help="seconds a peer may take to compile, and to open")] = 1200.0,
@@ -80,7 +81,7 @@ def bench(
     with api.stages(as_json) as progress:
         result = api.bench(
             model, peers=names, batch=batch, seq=seq, phase=phase, past=past, task=task, against=against,
-            rounds=rounds, threads=threads, limit_s=limit, write=write, progress=progress,
+            backend=backend, rounds=rounds, threads=threads, limit_s=limit, write=write, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(result)

@@ -20,15 +20,24 @@ from .profiler.compare import Contest
 from .profiler.report.progress import Progress
 from .work import PHASES, RUNS, USUAL_LENGTH, Asked, saved_program, single_sizes, single_spans
 
+TIMED = ("onnxruntime", "tvm")  # our backends, the usual one first
 
-def contest(load: Workload, *, against: str | None = None, task: str | None = None, progress: Progress) -> Contest:
+
+def contest(
+    load: Workload, *, against: str | None = None, task: str | None = None, backend: str | None = None,
+    progress: Progress,
+) -> Contest:  # fmt: skip
     """Everything a race needs: the inputs, the original's answer, and what the competitors' processes are handed.
 
-    against: the original of a bundle. Raises: TundishError for what has no name that a process could open it by, or
-    for sizes that the model does not take.
+    against: the original of a bundle. backend: ours that a model is compiled for; a bundle has its own.
+    Raises: TundishError for what has no name that a process could open it by, or sizes that the model does not take.
     """
     if (Path(load.model) / "manifest.json").is_file():
+        if backend is not None:
+            raise TundishError("a bundle has its backend already", found=f"--backend {backend}")
         return _of_bundle(open_bundle(load.model), load, against, task, progress)
+    if backend is not None and backend not in TIMED:
+        raise TundishError(f"the backend {backend!r} is not timed", hint=f"one of {', '.join(TIMED)}")
     if against is not None:
         raise TundishError("--against names the original of a bundle, and this is a model", found=load.model)
     if saved_program(load.model) is not None:
@@ -36,7 +45,7 @@ def contest(load: Workload, *, against: str | None = None, task: str | None = No
                            hint="compile it, and bench the bundle with --against MODEL")  # fmt: skip
     Asked(task, load.batch, load.seq, phase=load.phase, past=load.past).check(RUNS)
     options = {"task": task, "phase": load.phase, **single_spans(load.batch, load.seq, load.past)}
-    return _of_original(load.model, load, options, progress)
+    return _of_original(load.model, load, options, progress).replace(backend=backend or TIMED[0])
 
 
 def _of_original(model: str, load: Workload, options: dict[str, Any], progress: Progress) -> Contest:
@@ -88,7 +97,7 @@ def _of_bundle(bundle: Bundle, load: Workload, against: str | None, task: str | 
             made.notes.append(f"the original is taken to be the model named {name}; --against names another")
     if not stepping:
         _check_taken(bundle, made.inputs)
-    return made.replace(bundle=bundle.path.resolve(), dtype=bundle.manifest.dtype)
+    return made.replace(bundle=bundle.path.resolve(), dtype=bundle.manifest.dtype, backend=bundle.manifest.backend)
 
 
 def _check_taken(bundle: Bundle, inputs: Mapping[str, np.ndarray]) -> None:

@@ -44,20 +44,21 @@ def account(
 def bench(
     model: Any = None, *, peers: list[str] | None = None, batch: int = 1, seq: int | None = None,
     phase: str = "prefill", past: int | None = None, task: str | None = None, against: str | None = None,
-    rounds: int = 15, threads: int | None = None, limit_s: float = 1200.0, write: str | Path | None = None,
-    progress: Progress = silent,
+    backend: str | None = None, rounds: int = 15, threads: int | None = None, limit_s: float = 1200.0,
+    write: str | Path | None = None, progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Times our bundle against its peers, interleaved, each in a process of its own; rows with ratios.
 
     model: a path or name of a model or of a bundle, or None for the workloads of docs/benchmarks.md.
     peers: names of `profiler.peers`; all of them by default. seq, past: 128, or what the model can take.
     against: the original of a bundle, where it is not a model whose name it bears.
+    backend: ours that a model is compiled for, `onnxruntime` by default or `tvm`; the other is then one of the peers.
     rounds: the clean rounds that each needs. limit_s: a peer that takes longer to compile or open is given up.
     write: the markdown file to rewrite.
     """
     from .compiler.hardware.machine import check_threads
     from .contests import contest
-    from .profiler.benchmarks import WORKLOADS, Workload, write_tables
+    from .profiler.benchmarks import OF_BACKEND, WORKLOADS, Workload, standings, tables, write_tables
     from .profiler.compare import compare_peers
     from .profiler.peers import chosen
     from .profiler.report.write import check_file
@@ -69,18 +70,20 @@ def bench(
     if not isinstance(model, (str, Path, type(None))):
         raise TundishError("each competitor loads the model itself, so it must have a name",
                            found=type(model).__name__, hint="give a path, a name, or file.py:factory")  # fmt: skip
-    loads = WORKLOADS if model is None else (Workload(str(model), batch, seq, phase, past),)
+    usual = OF_BACKEND.get(backend or "", WORKLOADS)
+    loads = usual if model is None else (Workload(str(model), batch, seq, phase, past),)
     results = []
     for load in loads:
-        made = contest(load, against=against, task=task, progress=progress)
-        race = compare_peers(made, chosen(peers, load.phase), rounds=rounds, threads=threads, limit_s=limit_s,
-                             say=_saying(progress, load.model))  # fmt: skip
-        results.append({**race, "workload": load.spoken})
+        made = contest(load, against=against, task=task, backend=backend, progress=progress)
+        race = compare_peers(made, chosen(peers, load.phase, made.backend), rounds=rounds, threads=threads,
+                             limit_s=limit_s, say=_saying(progress, load.model))  # fmt: skip
+        results.append({**race, "workload": load.spoken, "phase": load.phase})
     if write is not None:
         write_tables(Path(write), results)
     if model is not None:
         return {"rows": results[0]["rows"], **{k: v for k, v in results[0].items() if k != "rows"}}
-    return {"rows": [{"workload": r["workload"], **row} for r in results for row in r["rows"]]}
+    stands = standings(tables(results))
+    return {"rows": [{"workload": r["workload"], **row} for r in results for row in r["rows"]], "notes": [stands]}
 
 
 def diff(before: str | Path, after: str | Path, *, threshold: float | str = 5.0) -> Diff:

@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.bundle import open_bundle
+from ..backends.manifest import MANIFEST
 from ..compiler.hardware.machine import available_memory_bytes
 from ..ir.diagnostics import TundishError
 from .answers import ANSWER, Reference, difference, read_answer
+from .ceilings import ceiling
+from .counted import Counted, counted
 from .host_lock import measuring_alone
 from .peers import OURS, PEERS, cannot
 from .report.table import size
@@ -33,7 +37,7 @@ class Contest:
     job: what its processes are handed: "source", "plain", "samples" and "compile" as `module:function`, because this
     package imports no models; "options" for the first and the last; "form", what the model is (`torch`, `onnx`).
     wanted: what the original answers, None to hold all against ours. bundle: ours, where it is compiled already.
-    dtype: what ours computes in.
+    dtype: what ours computes in. backend: which of ours is compiled.
     """
 
     model: str
@@ -42,6 +46,7 @@ class Contest:
     wanted: Reference | None = None
     bundle: Path | None = None
     dtype: str = "f32"
+    backend: str = "onnxruntime"
     notes: list[str] = field(default_factory=list)
 
     def replace(self, **changes: Any) -> Contest:
@@ -88,6 +93,7 @@ def compare_peers(
                 raise TundishError(f"{contest.model or contest.bundle} cannot be timed: {entrant.cannot}")
         live = {e.name: (e.worker, e.ready["run_s"]) for e in entrants if e.worker is not None}
         with measuring_alone(say):
+            most = ceiling(threads)
             ran, failed = race(live, OURS, rounds, threads, cpus, say)
         for entrant in entrants:
             entrant.cannot = entrant.cannot or failed.get(entrant.name, "")
@@ -96,7 +102,9 @@ def compare_peers(
             raise TundishError(f"{contest.model or contest.bundle} cannot be timed: {failed[OURS]}")
         rows = _rows(entrants, contest, ran, folder, rounds)
     shapes = {k: list(v.shape) for k, v in contest.inputs.items()}
-    return {"model": contest.model, "shapes": shapes, "threads": threads, "notes": contest.notes, "rows": rows}
+    limits = {"peak_flops_per_s": most.flops_per_s, "read_bytes_per_s": most.bytes_per_s}
+    return {"model": contest.model, "shapes": shapes, "threads": threads, "backend": contest.backend, **limits,
+            "notes": contest.notes, "rows": rows}  # fmt: skip
 
 
 def _refused(name: str, contest: Contest) -> str:
@@ -111,8 +119,8 @@ def _job(name: str, contest: Contest, folder: Path, threads: int) -> dict[str, A
     own = folder / name
     own.mkdir(exist_ok=True)
     return {
-        **contest.job, "model": contest.model, "peer": name, "threads": threads, "folder": str(own),
-        "inputs": str(folder / "inputs.npz"), "answer": str(own / ANSWER),
+        **contest.job, "model": contest.model, "backend": contest.backend, "peer": name, "threads": threads,
+        "folder": str(own), "inputs": str(folder / "inputs.npz"), "answer": str(own / ANSWER),
         # compiled anew, so that its time is the whole of it
         "environment": {"TORCHINDUCTOR_CACHE_DIR": str(own / "cache"), "OMP_NUM_THREADS": str(threads)},
     }  # fmt: skip
@@ -149,7 +157,7 @@ def _open(entrant: _Entrant, job: dict[str, Any], limit_s: float, cpus: list[int
 def _rows(entrants: list[_Entrant], contest: Contest, ran: list[Round], folder: Path, wanted: int
 ) -> list[dict[str, Any]]:  # fmt: skip
     compared = contest.wanted or Reference(OURS, dict(read_answer(folder / OURS / ANSWER)))
-    rows = []
+    own, rows = _counted(entrants[0], contest), []
     for e in entrants:
         if e.cannot:
             rows.append({"name": e.name, "cannot": e.cannot})
@@ -158,7 +166,9 @@ def _rows(entrants: list[_Entrant], contest: Contest, ran: list[Round], folder: 
         apart = difference(read_answer(folder / e.name / ANSWER), compared, contest.inputs, dtype)
         row = {"name": e.name, **figures(ran, e.name, OURS, wanted)}
         like = _beside_like(e.name, ran, wanted)
+        work = own if e.name == OURS or not PEERS[e.name].weights else _counted(e, contest)
         row |= {
+            "flops": work and work.flops, "weights_bytes": work and work.weights_bytes,
             "max_abs_difference": apart.max_abs, "same_answer": not apart.problem,
             "compile_s": (e.made.get("compile_s") or 0.0) + e.ready["opened_s"],
             "compile_peak_bytes": e.made.get("peak_bytes"), "peak_bytes": e.last.get("peak_bytes"),
@@ -166,6 +176,14 @@ def _rows(entrants: list[_Entrant], contest: Contest, ran: list[Round], folder: 
         }  # fmt: skip
         rows.append({key: row[key] for key in (*_KEYS, *(k for k in row if k not in _KEYS))})
     return rows
+
+
+def _counted(entrant: _Entrant, contest: Contest) -> Counted | None:
+    """What a bundle must do; None for what is no bundle. Peers with the model's own weights do what ours does."""
+    path = Path(entrant.made.get("path", ""))
+    if entrant.cannot or not (path / MANIFEST).is_file():
+        return None
+    return counted(open_bundle(path), contest.inputs)
 
 
 def _beside_like(name: str, ran: list[Round], wanted: int) -> str:

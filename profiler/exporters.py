@@ -12,10 +12,11 @@ from .workers import resolve
 
 
 def ours(
-    job: dict[str, Any], folder: Path, weights: str | None = "fp32", backend: str = "onnxruntime",
+    job: dict[str, Any], folder: Path, weights: str | None = "fp32", backend: str | None = None,
     precision: str = "fp32",
 ) -> dict[str, Any]:  # fmt: skip
-    """Our bundle. Imports, loading and asking the original are left out, as they are for the others."""
+    """Our bundle, of the backend that is asked for where none is named. Imports, loading and asking the original are
+    left out, as they are for the others."""
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
@@ -25,7 +26,7 @@ def ours(
     def compiled(**options: Any) -> Any:
         marks.clear()
         return resolve(job["compile"])(
-            job["model"], path, **options, precision=precision, weights=weights, backend=backend,
+            job["model"], path, **options, precision=precision, weights=weights, backend=backend or job["backend"],
             progress=lambda stage, _: marks.append((stage, time.perf_counter())),
         )  # fmt: skip
 
@@ -37,26 +38,6 @@ def ours(
     spans = [(a[0], b[1] - a[1]) for a, b in zip(marks, marks[1:], strict=False)]
     left_out = ("loading the model", "asking the original model")
     return {"path": str(path), "compile_s": sum(s for stage, s in spans if stage not in left_out)}
-
-
-def ours_int8(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Our bundle with weights in eight bits."""
-    return ours(job, folder, "int8")
-
-
-def ours_int4(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Our bundle with weights in four bits."""
-    return ours(job, folder, "int4")
-
-
-def ours_tvm(job: dict[str, Any], folder: Path, weights: str = "fp32") -> dict[str, Any]:
-    """Our bundle of TVM's kernels."""
-    return ours(job, folder, weights, "tvm")
-
-
-def ours_tvm_narrow(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Our bundle of TVM's kernels whose products multiply in bf16."""
-    return ours(job, folder, None, "tvm", "bf16")
 
 
 def gguf_file(job: dict[str, Any], folder: Path) -> dict[str, Any]:

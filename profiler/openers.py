@@ -7,6 +7,7 @@ runs the model once, whose result is called to have the outputs as (name, array)
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -16,25 +17,25 @@ from typing import Any
 import numpy as np
 
 from ..backends.generation.session import STEP
+from .counted import step_inputs, steps_on
 from .workers import resolve
 
 Arrays = dict[str, np.ndarray]
-FIRST_KEYS = "past_key_0"
 Run = Callable[[], Callable[[], Iterable[tuple[str, np.ndarray]]]]
 Begin = Callable[[], Run]
+_LIBRARIES = {"tvm": ("tvm_ffi",), "onnxruntime": ("onnxruntime",)}  # of our backends; to import them is not counted
 
 
 def _bundle(job: dict[str, Any], inputs: Arrays) -> Begin:
-    if "tvm" in job["peer"]:
-        import tvm_ffi  # noqa: F401
-    else:
-        import onnxruntime  # noqa: F401
-
     from ..backends.bundle import open_bundle
+    from ..backends.manifest import read_manifest
+
+    for library in _LIBRARIES.get(read_manifest(Path(job["path"])).backend, ()):
+        importlib.import_module(library)
 
     def begin() -> Run:
         bundle = open_bundle(Path(job["path"]), threads=job["asked_threads"])  # else as was measured to be best
-        if STEP in bundle.entries and FIRST_KEYS in inputs:
+        if steps_on(bundle.entries, inputs):
             return _step(bundle, inputs)
 
         def run() -> Any:
@@ -48,17 +49,8 @@ def _bundle(job: dict[str, Any], inputs: Arrays) -> Begin:
 
 def _step(bundle: Any, inputs: Arrays) -> Run:
     """One token on caches that hold what the inputs say of the past; it is written to the same place in every run."""
-    rows, past = inputs[FIRST_KEYS].shape[0], inputs[FIRST_KEYS].shape[2]
-    specs = {s.name: s for s in bundle.entries[STEP].inputs}
-    caches = {}
-    for name in bundle.entries[STEP].aliases.values():
-        kept = inputs[name.replace("cache_", "past_", 1)]
-        caches[name] = np.zeros((rows, kept.shape[1], past + 1, kept.shape[3]), kept.dtype)
-        caches[name][:, :, :past] = kept
+    caches, given = step_inputs(bundle.entries[STEP], inputs)
     bound = bundle.runner(None).bind(STEP, caches)
-    at = np.full(rows, past, np.int64)
-    every = {"input_ids": inputs["input_ids"], "position": at, "window_position": at, "select": np.zeros(1, np.int64)}
-    given = {name: array for name, array in every.items() if name in specs}
 
     def run() -> Any:
         found = bound.run(given)

@@ -15,6 +15,7 @@ from . import exporters
 OURS = "tundish"
 ALIASES = {"torch-onnx": "onnxruntime"}
 Make = Callable[[dict[str, Any], Path], dict[str, Any]]
+_EITHER = ("onnxruntime", "tvm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Peer:
     are not there it cannot take.
     needs: the modules that it imports. weights: the format that it holds them in, where that is less than the model's.
     like: which of ours holds weights in as many bits, where that is not the first. decodes: it does nothing else.
+    beside: the backends of ours that it is timed beside unless others are asked for.
     """
 
     kind: str
@@ -34,6 +36,16 @@ class Peer:
     weights: str = ""
     like: str = ""
     decodes: bool = False
+    beside: tuple[str, ...] = _EITHER
+
+
+def _own(weights: str, backend: str | None = None, needs: str = "", beside: str = "") -> Peer:
+    """Our own bundle, with its weights so, of a backend, or of the one that is asked for."""
+    make = partial(exporters.ours, weights=weights, backend=backend)
+    forms: dict[str, Make | None] = {"torch": make} if weights != "fp32" else {"torch": make, "onnx": make}
+    return Peer("bundle", forms, (needs,) if needs else (), "" if weights == "fp32" else weights,
+                f"{OURS}-{weights}" if backend and weights != "fp32" else "",
+                beside=(beside,) if beside else _EITHER)  # fmt: skip
 
 
 PEERS: dict[str, Peer] = {
@@ -52,18 +64,20 @@ PEERS: dict[str, Peer] = {
     "openvino": Peer(
         "openvino", {"torch": exporters.openvino_torch, "onnx": exporters.openvino_file}, ("openvino",)
     ),
-    "tundish-tvm": Peer("bundle", {"torch": exporters.ours_tvm, "onnx": exporters.ours_tvm}, ("tvm",)),
-    **{
-        f"tundish-tvm-{held}": Peer("bundle", {"torch": partial(exporters.ours_tvm, weights=held)}, ("tvm",), held)
-        for held in ("bf16", "int8", "int4")
-    },
-    "tundish-tvm-precision-bf16": Peer("bundle", {"torch": exporters.ours_tvm_narrow}, ("tvm",), "bf16"),
+    "tundish-bf16": _own("bf16", needs="tvm", beside="tvm"),
+    "tundish-int8": _own("int8"),
+    "tundish-int4": _own("int4"),
+    "tundish-tvm": _own("fp32", "tvm", "tvm", "onnxruntime"),
+    **{f"tundish-tvm-{held}": _own(held, "tvm", "tvm", "onnxruntime") for held in ("bf16", "int8", "int4")},
+    "tundish-tvm-precision-bf16": Peer(
+        "bundle", {"torch": partial(exporters.ours, weights=None, backend="tvm", precision="bf16")}, ("tvm",), "bf16"
+    ),
     "openvino-bf16": Peer(
         "openvino-bf16", {"torch": exporters.openvino_torch, "onnx": exporters.openvino_file}, ("openvino",), "bf16",
         "tundish-tvm-precision-bf16",
     ),
-    "tundish-int8": Peer("bundle", {"torch": exporters.ours_int8}, weights="int8"),
-    "tundish-int4": Peer("bundle", {"torch": exporters.ours_int4}, weights="int4"),
+    "tundish-ort": _own("fp32", "onnxruntime", "onnxruntime", "tvm"),
+    **{f"tundish-ort-{held}": _own(held, "onnxruntime", "onnxruntime", "tvm") for held in ("int8", "int4")},
     "llama-cpp": Peer(
         "llama-cpp", {"torch": exporters.gguf_file}, ("llama_cpp",), "int4", "tundish-int4", decodes=True
     ),
@@ -74,13 +88,16 @@ PEERS: dict[str, Peer] = {
 }  # fmt: skip
 
 
-def chosen(names: Iterable[str] | None, phase: str = "prefill") -> list[str]:
+def chosen(names: Iterable[str] | None, phase: str = "prefill", backend: str = "onnxruntime") -> list[str]:
     """The peers by their own names, each once, ours first; by default all that compute with the model's own weights,
-    and for `decode` those that hold them in fewer bits too.
+    and for `decode` those that hold them in fewer bits too. backend: of ours.
 
     Raises: TundishError naming those that there are not.
     """
-    usual = [name for name, peer in PEERS.items() if phase == "decode" or not (peer.weights or peer.decodes)]
+    usual = [
+        name for name, peer in PEERS.items()
+        if backend in peer.beside and (phase == "decode" or not (peer.weights or peer.decodes))
+    ]  # fmt: skip
     wanted = [ALIASES.get(n, n) for n in names] if names is not None else usual
     unknown = [repr(n) for n in wanted if n not in PEERS]
     if unknown:

@@ -120,8 +120,12 @@ def test_a_slot_lasts_long_enough_and_tells_its_load(worker: Any) -> None:
 
 
 def test_names() -> None:
-    assert chosen(None, "decode") == list(PEERS)
-    assert chosen(None) == [name for name, peer in PEERS.items() if not peer.weights and not peer.decodes]
+    for backend, other in (("onnxruntime", "tundish-tvm"), ("tvm", "tundish-ort")):
+        beside = [name for name, peer in PEERS.items() if backend in peer.beside]
+        assert chosen(None, "decode", backend) == beside
+        assert chosen(None, backend=backend) == [n for n in beside if not PEERS[n].weights and not PEERS[n].decodes]
+        assert {n for n in beside if n.startswith(other)} == {n for n in PEERS if n.startswith(other)}
+    assert set(chosen(None, "decode")) | set(chosen(None, "decode", "tvm")) == set(PEERS)
     assert chosen(["torch"]) == [OURS, "torch"]
     assert chosen(["torch-onnx", "onnxruntime", "torch"]) == [OURS, "onnxruntime", "torch"]
     assert set(ALIASES.values()) <= set(PEERS)
