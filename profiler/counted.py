@@ -10,6 +10,7 @@ import numpy as np
 
 from ..backends.generation.session import STEP
 from ..compiler.analysis import static_values
+from ..ir import dims
 from ..ir.graph import Program
 from ..ir.walk import walk
 
@@ -62,8 +63,8 @@ def of_program(program: Program, entry: str, sizes: Mapping[str, int]) -> Counte
     for _, node in walk(program, entry):
         if all(v is None or v in static for v in node.inputs):
             continue  # it makes or holds weights, and its readers count them
-        work = node.op.work(node.output_types, node.input_types, node.attrs).substituted(sizes)
-        held = sum(v.type.bytes for v in node.inputs if v is not None and v in static)
-        assert isinstance(work.flops, int) and isinstance(work.read_bytes, int) and isinstance(held, int)
+        work = node.op.work(node.output_types, node.input_types, node.attrs).at(sizes)
+        held = sum(dims.evaluate(v.type.bytes, sizes) for v in node.inputs if v is not None and v in static)
+        assert isinstance(work.flops, int) and isinstance(work.read_bytes, int)
         flops, read = flops + work.flops, read + min(held, work.read_bytes)
     return Counted(flops, read)
