@@ -78,9 +78,13 @@ def row_major(shape: Sequence[Dim]) -> tuple[Dim, ...]:
 
 @dataclass
 class Kernels:
-    """The kernels of a library; equal ones are one. name -> (how to make it, with what)."""
+    """The kernels of a library; equal ones are one. name -> (how to make it, with what).
+
+    widths: kernel -> by call, the bits of an element of each array that it is given.
+    """
 
     made: dict[str, tuple[Make, Mapping[str, Any]]] = field(default_factory=dict)
+    widths: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
     _names: dict[Any, str] = field(default_factory=dict)
 
     def name(self, make: Make, static: Mapping[str, Any]) -> str:
@@ -219,15 +223,16 @@ class Emit:
                 if root.kind == "arena":
                     self._roots.append(root)
             root.last = self._stage
-        args: list[Any] = [(v.root, v.bytes_offset) for v in (*reads, *writes)] if order is None else [
-            (v.root, v.bytes_offset) for v in order
-        ]  # fmt: skip
+        given = (*reads, *writes) if order is None else order
+        args: list[Any] = [(v.root, v.bytes_offset) for v in given]
         if scratch != 0:
             args.append((Root("scratch"), 0))
             self._scratch = dims.maximum(self._scratch, scratch)
         if reports:
             args += [(Root("report"), 0), len(self._calls) + 1]
-        self._calls.append((self.kernels.name(make, static), self.keys, [*args, *sizes], waits))
+        name = self.kernels.name(make, static)
+        self.kernels.widths.setdefault(name, set()).add(tuple(v.dtype.bits for v in given))
+        self._calls.append((name, self.keys, [*args, *sizes], waits))
 
     def finish(self, outputs: Sequence[tuple[str, Value]], aliases: Mapping[str, str]) -> Schedule:
         """The schedule; the outputs' buffers become the user's, or are copied into them."""

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .emit import Kernels
 from .linker import check_linker
 from .objects import lowered, object_code, objects, target_of
 from .schedule import Schedule
-from .script import address, both, external, function, i64, imports, parallel, table_of, when
+from .script import WIDTHS, address, both, external, function, i64, imports, parallel, table_of, when
 
 
 def write_library(
@@ -33,7 +33,10 @@ def write_library(
     Raises: BuildError where the system has no linker for that CPU, or it fails.
     """
     linker, target = check_linker(chip.arch), target_of(chip)
-    made = objects({name: make("kernel", **static) for name, (make, static) in kernels.made.items()}, target, say)
+    functions = {name: make("kernel", **static) for name, (make, static) in kernels.made.items()}
+    for name, one in functions.items():
+        check_widths(name, one, kernels.widths.get(name, ()))
+    made = objects(functions, target, say)
     symbols = {name: one.symbol for name, one in made.items()}
     entries = tvm.IRModule({
         tvm.ir.GlobalVar(name): entry_of(s, symbols, barrier_code(chip.arch))
@@ -53,6 +56,18 @@ def write_library(
         name = f"{prefix}kernels-{hashlib.sha256(linked.read_bytes()).hexdigest()[:16]}.so"
         shutil.copyfile(linked, out / name)
     return name
+
+
+def check_widths(name: str, function: Any, calls: Iterable[Sequence[int]]) -> None:
+    """A kernel reads arrays as wide as those that it is given. calls: by call, the bits of an element of each.
+
+    Raises: BuildError for a fault of ours, which would otherwise be read as numbers that are none.
+    """
+    wanted = {int(slot): int(bits) for slot, bits in function.attrs[WIDTHS].items()}
+    for given in calls:
+        for slot, bits in enumerate(given):
+            if max(8, bits) != wanted.get(slot, max(8, bits)):
+                raise BuildError(f"{name} reads {wanted[slot]} bits an element in slot {slot}", found=f"{bits} bits")
 
 
 def entry_of(schedule: Schedule, symbols: Mapping[str, str], barrier: str) -> Any:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
-from tvm import ir, tirx
+from tvm import DataType, ir, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 Expr = Any
+WIDTHS = "tundish.widths"  # a kernel's attribute: the bits of an element by slot, of those that are arrays
 _ANY = 1 << 40  # elements of an array whose size is not known: addresses are computed, bounds are not checked
 
 
@@ -26,9 +27,11 @@ class Body:
 
     def __init__(self, table: Expr, thread: Expr, threads: Expr) -> None:
         self._table, self.thread, self.threads = table, thread, threads
+        self.widths: dict[int, int] = {}  # slot -> bits of an element there
 
     def array(self, slot: int, dtype: str = "float32") -> Any:
         """The array whose address is in a slot."""
+        self.widths[slot] = DataType(dtype).bits
         return self.at(self._table[slot], dtype)
 
     def at(self, word: Expr, dtype: str = "float32") -> Any:
@@ -63,8 +66,9 @@ def kernel(name: str, slots: int, write: Callable[[Body], None]) -> Any:
             T.func_attr({"tirx.noalias": True})
             table = T.arg("table", T.handle("int64"))
             thread, threads = T.arg("thread", T.int64()), T.arg("threads", T.int64())
-            write(Body(T.decl_buffer((slots,), "int64", data=table, layout=None), thread, threads))
-    return builder.get()
+            body = Body(T.decl_buffer((slots,), "int64", data=table, layout=None), thread, threads)
+            write(body)
+    return builder.get().with_attr(WIDTHS, {str(slot): bits for slot, bits in sorted(body.widths.items())})
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------

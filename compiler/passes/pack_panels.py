@@ -152,8 +152,8 @@ def _quad_gather(b: RuleBuilder, node: Node, width: int) -> Value:
 
 
 def _cut(b: RuleBuilder, q: Value, beside: tuple[Value | None, ...], width: int, bits: int) -> list[Value | None]:
-    """Numbers in quads, and what stands beside them in panels."""
-    turned = [None if v is None else b.emit("transpose", v, perm=(1, 0)) for v in beside]
+    """Numbers in quads, and what stands beside them in panels of f32, which is what kernels read."""
+    turned = [None if v is None else b.emit("transpose", as_type(b, v, f32), perm=(1, 0)) for v in beside]
     panels = [None if v is None else b.emit("to_panels", v, width=width) for v in turned]
     return [b.emit("to_quads", q, width=width, bits=bits), *panels]
 

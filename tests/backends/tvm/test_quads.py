@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tundish.backends.bundle_write import build_files
 from tundish.backends.registry import get
 from tundish.compiler.driver import compile_program
 from tundish.compiler.hardware.machine import this_machine
@@ -15,7 +16,7 @@ from tundish.compiler.task import Precision, Task
 from tundish.ir.build import Builder
 from tundish.ir.diagnostics import RunError
 from tundish.ir.dims import Range, symbol
-from tundish.ir.dtypes import f32, i64
+from tundish.ir.dtypes import f16, f32, i64, u4
 from tundish.ir.graph import Program
 from tundish.ir.op import OPS
 from tundish.ir.tensor import TensorType
@@ -102,3 +103,28 @@ def test_a_tied_embedding_and_its_head_have_one_copy(blocks: str):
     assert [n.op.name for n in nodes if n.op.name != "weight"] == ["quad_gather", "quad_linear"]
     used = {n.attrs["name"] for n in nodes if n.op.name == "weight"}
     assert len(used) == 2  # the numbers and the scales, both for both
+
+
+def test_scales_and_zeros_of_a_file_in_half_precision_are_widened(tmp_path: Path):
+    """As in a GGUF file: what stands beside the numbers is f16 there, and kernels read f32."""
+    rng, b = np.random.default_rng(3), Builder()
+    n, k, group = 40, 64, 32
+    q = rng.integers(0, 16, (n, k)).astype(np.uint8)
+    scale, zero = (rng.standard_normal((n, k // group)).astype(np.float16) for _ in range(2))
+    held = {"q": (u4, q.astype(u4.numpy)), "scale": (f16, scale), "zero": (f16, zero)}
+    weights = {name: Weight(TensorType(kind, a.shape), Held(a)) for name, (kind, a) in held.items()}
+    x = b.input("x", TensorType(f32, (symbol("seq"), k)))
+    parts = [b.emit_node("weight", (), {"name": m}, types=(w.type,)).output for m, w in weights.items()]
+    attrs = {"bits": 4, "group": group, "scheme": "offset"}
+    whole = b.emit("dequantize", *parts, axis=1, dtype=f32, **attrs)
+    program = Program({"f": b.finish([b.emit("linear", x, b.emit("transpose", whole, perm=(1, 0)))], ["y"])}, ("f",),
+                      weights, {"seq": Range(1, 9)})  # fmt: skip
+    machine, backend = this_machine(), get("tvm")
+    task = Task(machine, backend.capabilities(machine), dataclasses.replace(Precision(), blocks="stored"))
+    plan = compile_program(program, task)
+    assert "quad_linear" in {node.op.name for node in plan.program.functions["f"].nodes}
+    runner = backend.open(build_files(plan, backend, tmp_path))
+    given = rng.standard_normal((3, k)).astype(np.float32)
+    wide = (q.reshape(n, -1, group) * scale[..., None].astype(np.float32) + zero[..., None]).reshape(n, k)
+    wanted = given @ wide.T
+    np.testing.assert_allclose(runner.run("f", {"x": given})["y"], wanted, atol=2e-2 * np.abs(wanted).max())
