@@ -11,7 +11,7 @@ DEV := $(VENV)/.installed-dev-$(HASH)
 # What `make check` runs of the tests: those that need neither torch nor a model nor a browser.
 WITH_MODELS := tests/ir/capture tests/ir/test_fold_models.py tests/compiler/test_captured.py \
 	tests/profiler/report/test_html.py $(patsubst %,tests/profiler/test_%.py,calibrate candidates compare \
-	generation_bench kernel_bench kv_cache measure memory_model perplexity profile_reports profile_verb tune) tests/profiler/evaluation/test_adapter.py
+	generation_bench kernel_bench kv_cache measure memory_model perplexity profile_reports profile_verb routing tune) tests/profiler/evaluation/test_adapter.py
 FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler $(addprefix --ignore ,$(WITH_MODELS))
 PYTEST_ARGS ?=
 

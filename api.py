@@ -30,14 +30,16 @@ from .profiler.report.terminal import show as show_profile
 from .profiler.report.write import check_files as check_reports
 from .profiler.report.write import write as write_reports
 from .profiling import predictions, profile
+from .recording import record_routing
 from .tuning import tune
 from .work import Asked, Span, Work, after_passes, record_all
 
 __all__ = [
     "Bundle", "ModelWarning", "Program", "TundishError", "account", "as_transformers", "bench", "calibrate", "capture",
     "check_reports", "compile", "demo", "diff", "doctor", "evaluate", "explain", "export", "generate", "load",
-    "models", "ops", "pairs", "place", "predictions", "profile", "read_percent", "run", "show", "show_account",
-    "show_diff", "show_profile", "stages", "summary", "table", "targets", "tune", "verify", "version", "write_reports",
+    "models", "ops", "pairs", "place", "predictions", "profile", "read_percent", "record_routing", "run", "show",
+    "show_account", "show_diff", "show_profile", "stages", "summary", "table", "targets", "tune", "verify", "version",
+    "write_reports",
 ]  # fmt: skip
 # What a user is told of a bundle that generates.
 CACHES = ("bytes_per_token", "encoder_bytes_per_token", "windows", "longest_context")
@@ -48,7 +50,7 @@ def compile(
     task: str | None = None, batch: Span = None, seq: Span = None, precision: str = "fp32", weights: str | None = None,
     inputs: Mapping[str, Any] | None = None, fixed: Mapping[str, Any] | None = None, packed: bool = False,
     phase: str = "generate", past: Span = None, print_after: str | None = None, verified: bool = False,
-    tuning: str | Path | None = None, progress: Progress = silent,
+    tuning: str | Path | None = None, routing: str | Path | None = None, progress: Progress = silent,
 ) -> Bundle:  # fmt: skip
     """Compiles a model into a bundle: captured, optimised, built, with the original's answers stored beside it.
 
@@ -69,10 +71,11 @@ def compile(
                row, whose other inputs are the keys and values of `past` tokens before it (1..512, or what the model
                can take), and which gives them back with one more, concatenated.
     verified:  replay the recorded cases before the bundle takes its place; one that fails is not written.
+    routing:   a file of `profile --record-routing`: what the model's routers choose on a text.
     tuning:    the table that `tune` wrote, or `none`; by default this chip's, where there is one.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
-    wish = Wish(precision, weights, task, packed, print_after, verified, tuning)
+    wish = Wish(precision, weights, task, packed, print_after, verified, tuning, routing)
     asked = Asked(task, batch, seq, inputs, fixed, packed, phase, past)
     return compiled(model, asked, wish, backend, target, output, progress)
 

@@ -85,6 +85,7 @@ def compile(
     verify: Annotated[bool, typer.Option("--verify", help="write only a bundle that passes its own cases")] = False,
     print_after: Annotated[str | None, typer.Option(help="print the program after this pass")] = None,
     tuning: Annotated[str | None, typer.Option(help="a table of `tundish tune`, or none; else this chip's")] = None,
+    routing: Annotated[Path | None, typer.Option(help="a file of `profile --record-routing`")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model into a bundle that runs without PyTorch."""
@@ -94,7 +95,8 @@ def compile(
         bundle = api.compile(
             model, output, target=target, backend=backend, task=task, batch=batch, seq=seq, precision=precision,
             weights=weights, packed=packed, phase=phase, past=past, fixed=_assignments(fix or [], "--fix"),
-            print_after=print_after, verified=verify, tuning=tuning, progress=progress,
+            print_after=print_after, verified=verify, tuning=tuning, routing=routing,
+            progress=progress,
         )  # fmt: skip
     passes = api.explain(bundle) if explain else None
     if as_json:

@@ -19,7 +19,7 @@ def place(
     experts: Annotated[int, typer.Option(min=1, help="experts of a layer")],
     devices: Annotated[int, typer.Option(min=1, help="devices to place them on")],
     slots: Annotated[int, typer.Option(min=1, help="places for an expert, on all devices together")],
-    load: Annotated[Path | None, typer.Option(help=".npy: how often each expert is chosen, [layers,] experts")] = None,
+    load: Annotated[Path | None, typer.Option(help="how often each expert is chosen: .npy, or a routing file")] = None,
     groups: Annotated[int, typer.Option(min=1, help="the router's groups; each stays within a node")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="nodes of equally many devices")] = 1,
     previous: Annotated[Path | None, typer.Option(help="what -o wrote before: move as little as keeps balance")] = None,

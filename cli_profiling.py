@@ -31,6 +31,8 @@ def profile(
     memory: Annotated[bool, typer.Option(help="measure peak memory, in a process of its own")] = True,
     task: TaskName = None,
     weights: WeightsName = None,
+    record_routing: Annotated[Path | None, typer.Option(help="write what each router chooses there")] = None,
+    text: Annotated[Path | None, typer.Option(help="what routing is recorded on; drawn tokens else")] = None,
     html: Into = None,
     trace: Into = None,
     csv: Into = None,
@@ -39,12 +41,12 @@ def profile(
     """Time a model node by node, by module and source line, against the roofline."""
     from . import api
 
-    api.check_reports(html, trace, csv)
+    api.check_reports(html, trace, csv, record_routing)
     with api.stages(as_json) as progress:
         found = api.profile(
             model, batch=batch, seq=seq, past=past, phase=phase, threads=threads, backend=backend, entry=entry,
             warmup=warmup, repeats=repeats, calibration=calibration, memory=memory, task=task,
-            weights=weights, progress=progress,
+            weights=weights, record_routing=record_routing, text=text, progress=progress,
         )  # fmt: skip
     written = api.write_reports(found, html=html, trace=trace, csv=csv)
     if as_json:

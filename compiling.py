@@ -12,6 +12,7 @@ from typing import Any
 
 from .backends.bundle import Bundle, check_place, write_bundle
 from .choosing import fastest
+from .compiler.experts.routing import check_routing, read_routing
 from .compiler.plan import Plan
 from .ir.diagnostics import CheckError, CompileError, RunError, TundishError, ours
 from .profiler.report.progress import Progress
@@ -34,6 +35,7 @@ class Wish:
     print_after: str | None = None
     verified: bool = False
     tuning: str | Path | None = None
+    routing: str | Path | None = None
 
 
 def compiled(
@@ -47,6 +49,8 @@ def compiled(
     if output is not None:
         check_place(Path(output))
     work = Work(model, asked, progress)
+    for one in builders:
+        one.check(work)
     if work.source is not None:
         progress("asking the original model", 0.4)
     cases = record_all(work)
@@ -115,6 +119,12 @@ class Builder:
         check_precision(self.capabilities, self.policy)
         check_blocks(self.capabilities, self.policy)
         self.tuning = choose_table(wish.tuning, self.machine, engine_of(backend, self.engine.versions()))
+        self.routing = None if wish.routing is None else read_routing(Path(wish.routing))
+
+    def check(self, work: Work) -> None:
+        """Raises: LoadError where the routing is another model's."""
+        if self.routing is not None:
+            check_routing(self.routing, work.program, work.name)
 
     def bundle(
         self, work: Work, cases: Any, output: str | Path | None, progress: Progress, *, verified: bool = False,
@@ -128,6 +138,7 @@ class Builder:
         folder, finalize = (Path(output), None) if output is not None else _temporary(work.name)
         told = {"precision": wish.precision, "dtype": PRECISIONS[wish.precision], "task": wish.task,
                 "packed": wish.packed, "tuning": self.tuning.info, "model": self._key(work),
+                **({"routing": f"of {self.routing.tokens} tokens: {self.routing.of}"} if self.routing else {}),
                 "notes": [*work.notes, *([self.tuning.note] if self.tuning.note else []), *notes],
                 "weights": weights_held(plan, work.program, wish.precision, wish.weights, work.buffers)}  # fmt: skip
         stage = f"writing the bundle of {self.backend}"
@@ -152,7 +163,7 @@ class Builder:
 
         shown = (self.wish.print_after,) if self.wish.print_after else ()
         task = Task(self.machine, self.capabilities, self.policy, work.program.symbols, tuning=self.tuning.table,
-                    model=self._key(work))  # fmt: skip
+                    model=self._key(work), routing=self.routing)  # fmt: skip
         return compile_program(work.program, task, print_after=shown,
                                on_pass=lambda name, i, n: progress("optimising", 0.55 + 0.2 * i / n))  # fmt: skip
 

@@ -14,12 +14,14 @@ import numpy as np
 from .compiler.experts.drawn import touched
 from .compiler.experts.placement import Fleet, Placement, checked_loads
 from .compiler.experts.placement import place as placed
+from .compiler.experts.routing import read_routing
 from .ir.diagnostics import LoadError, TundishError, first_line
 
 OBJECTIVES = ("tokens", "experts")
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
           "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
 Size = str | int | None
+_LOADS = "numpy.save(FILE, counts), counts [experts] or [layers, experts]; or a routing file, .json"
 
 
 def place(
@@ -30,7 +32,8 @@ def place(
     """Places the experts of each layer, some of them more than once, so that the fullest device has little to do.
 
     slots:     of all devices together; each holds slots / devices experts, no two alike.
-    load:      how often each expert is chosen: [experts] or [layers, experts], or a .npy file of it. Even by default.
+    load:      how often each expert is chosen: [experts] or [layers, experts], a .npy file of it, or a .json file of
+               `profile --record-routing`. Even by default.
     groups:    of the router, in order: each stays within one of `nodes`. 1: experts lie anywhere.
     previous:  a file that `output` wrote, or its assignment: what lies on the devices now stays there where that
                costs at most half a percent of balance. most_moved: the bytes that may be loaded, whatever that costs.
@@ -97,11 +100,12 @@ def size_bytes(given: Size, name: str) -> int | None:
 def _array(load: Any) -> np.ndarray:
     if not isinstance(load, (str, Path)):
         return np.asarray(load)
+    if Path(load).suffix == ".json":
+        return read_routing(Path(load)).loads()
     try:
         return np.asarray(np.load(load, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise LoadError(f"{Path(load).name} is no .npy file of loads", found=first_line(error),
-                        hint="numpy.save(FILE, counts), counts [experts] or [layers, experts]") from error  # fmt: skip
+        raise LoadError(f"{Path(load).name} is no .npy file of loads", found=first_line(error), hint=_LOADS) from error
 
 
 def _loads(load: Any, experts: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from .ir.diagnostics import RunError, TundishError
 from .ir.dims import Range
 from .originals import open_source
 from .profiler.host_lock import measuring_alone
-from .profiler.profiles import Profile
+from .profiler.profiles import Profile, RoutingRow
 from .profiler.report.progress import Progress, silent
 from .work import RUNS, USUAL_LENGTH, Asked, Work, after_passes, saved_program, single_sizes, single_spans
 
@@ -32,7 +33,8 @@ def profile(
     model: Any, *, batch: int = 1, seq: int | None = None, past: int | None = None, phase: str | None = None,
     threads: int | None = None, backend: str | None = None, entry: str | None = None, warmup: int = 3,
     repeats: int = 15, calibration: str | Path | None = None, memory: bool = True, task: str | None = None,
-    weights: str | None = None, progress: Progress = silent,
+    weights: str | None = None, record_routing: str | Path | None = None, text: str | Path | None = None,
+    progress: Progress = silent,
 ) -> Profile:  # fmt: skip
     """Times a bundle node by node, each with its module, source line, FLOPs, bytes and predicted time.
 
@@ -42,17 +44,23 @@ def profile(
     backend: for a model; a bundle has its own. `torch` profiles the model's own module in eager mode.
     memory:  measure peak memory too, in a process of its own.
     weights: for a model, as in `compile`.
+    record_routing: for a model with experts: the file to write what its routers choose on `text` (a file; drawn tokens
+             when None) to. `compile` reads it, and reports show it.
     Raises: TundishError, LoadError, RunError, each in one line.
     """
     from .profiler.measure import check_asked, measure
 
     check_asked(warmup, repeats)
+    if text is not None and record_routing is None:
+        raise TundishError("a text is what routing is recorded on", found="--text", hint="add --record-routing FILE")
     check_threads(threads)
     if calibration is not None:
         read_calibration(Path(calibration))  # before anything is compiled
+    routing = () if record_routing is None else _recorded(model, Path(record_routing), text, task, progress)
     asked = {"batch": batch, "seq": seq, "past": past}
     if backend == "torch":
-        return _of_torch(model, asked, phase or "prefill", task, progress, warmup, repeats, threads)
+        found = _of_torch(model, asked, phase or "prefill", task, progress, warmup, repeats, threads)
+        return replace(found, routing=routing)
     if backend is not None and backend not in BACKENDS:
         raise TundishError(f"there is no backend {backend!r}", hint=f"one of {', '.join([*BACKENDS, 'torch'])}")
     with _bundle(model, asked, phase, backend, task, progress, weights) as bundle:
@@ -69,7 +77,18 @@ def profile(
                 peak_bytes=peak,
             )  # fmt: skip
     progress("done", 1.0)
-    return found
+    return replace(found, routing=routing)
+
+
+def _recorded(model: Any, output: Path, text: Any, task: str | None, progress: Progress) -> tuple[RoutingRow, ...]:
+    from .recording import record_routing
+
+    routing = record_routing(model, text=text, task=task, progress=progress)
+    routing.save(output)
+    return tuple(
+        RoutingRow(x.module, x.experts, x.k, x.counts, x.max_over_mean, x.kept, x.kept_by_chance)
+        for x in routing.layers
+    )  # fmt: skip
 
 
 def predictions(

@@ -30,11 +30,13 @@ from .passes.raise_norm import raise_norm
 from .passes.raise_quantized import raise_quantized, split_offsets
 from .passes.raise_rotary import raise_rotary
 from .passes.registry import Decision, Pass, Rewrite
+from .passes.routing import keep_routing
 from .passes.sink_masks import sink_masks
 from .plan import Guard, Note, Plan, Variant
 from .task import Task
 
 PASSES: tuple[Pass, ...] = (
+    keep_routing,
     fold_layers,
     clean,
     sink_masks,

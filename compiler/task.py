@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..ir.dims import Range
 from .capabilities import Capabilities
 from .hardware.machine import Machine
 from .tuning import Table
+
+if TYPE_CHECKING:
+    from .experts.routing import Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class Task:
 
     fuse: False leaves every op as captured (for comparison and for bisecting).
     tuning: what was measured to be the fastest, where a pass may choose; model: the key of this model in it.
+    routing: what its routers were seen to choose, where that was recorded.
     """
 
     machine: Machine
@@ -43,3 +48,4 @@ class Task:
     fuse: bool = True
     tuning: Table = Table()
     model: str = ""
+    routing: Routing | None = None

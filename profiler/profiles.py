@@ -60,6 +60,23 @@ class MemoryPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingRow:
+    """What the router of a layer chose on a text.
+
+    counts: tokens that chose each expert. max_over_mean: of them. kept: of a token's experts, the share that the token
+    before it chose too; kept_by_chance: what that were if each token chose by the layer's frequencies alone.
+    """
+
+    module: str
+    experts: int
+    k: int
+    counts: tuple[int, ...]
+    max_over_mean: float
+    kept: float
+    kept_by_chance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Roofs:
     """The machine's ceilings at the profile's number of threads and dtype, for the plot.
 
@@ -108,6 +125,7 @@ class Profile:
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     time_scale: float = 1.0
+    routing: tuple[RoutingRow, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain rows, the contract of `tundish profile --json`."""

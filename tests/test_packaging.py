@@ -26,7 +26,7 @@ AT_ROOT = {
     "cli_profiling.py", "contests.py", "measuring.py", "profiling.py", "steps.py", "work.py", "cli_tuning.py",
     "tuning.py",
     "choosing.py", "cli_evaluating.py", "compiling.py", "evaluating.py", "exporting.py", "originals.py",
-    "weight_formats.py", "cli_placing.py", "placing.py",
+    "weight_formats.py", "cli_placing.py", "placing.py", "recording.py",
 }  # fmt: skip
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {

@@ -15,6 +15,7 @@ from typing import Any
 from ...ir.weight_file import write_whole
 from ..modules import module_rows, real_nodes, roofline_share
 from ..profiles import Profile
+from .experts import experts_section
 from .roofline import Ceiling, ceilings, points, roofline_svg
 from .table import rate, size
 from .terminal import share, short
@@ -40,6 +41,7 @@ def page(profile: Profile) -> str:
         "style": _part("page.css"), "script": script, "data": _data(profile), "model": escape(profile.model),
         "asked": escape(" · ".join(_asked(profile))), "metrics": "".join(_metrics(profile)),
         "about": "".join(_about(profile)), "roofline": _roofline(profile),
+        "experts": experts_section(profile),
     }  # fmt: skip
     return _HOLE.sub(lambda hole: parts[hole[1]], _part("page.html"))
 

@@ -24,11 +24,11 @@ def write(profile: Profile, html: File = None, trace: File = None, csv: File = N
     return written
 
 
-def check_files(html: File = None, trace: File = None, csv: File = None) -> None:
+def check_files(html: File = None, trace: File = None, csv: File = None, routing: File = None) -> None:
     """Cheap, so that it can be asked before work starts. Raises: BuildError on what cannot be written."""
     if trace is not None:
         perfetto.protobuf()
-    given = [Path(f) for f in (html, trace, csv) if f is not None]
+    given = [Path(f) for f in (html, trace, csv, routing) if f is not None]
     for path in given:
         check_file(path)
     if len({p.absolute() for p in given}) < len(given):
