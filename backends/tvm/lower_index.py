@@ -38,11 +38,10 @@ def _gather(to: Emit, node: Node) -> None:
 def _panel_gather(to: Emit, node: Node) -> None:
     panels, ids = (to.array(v) for v in node.inputs)
     _, k, width, *deep = panels.shape
-    moved = _moved(panels)
-    if deep:  # so many numbers at once
-        assert isinstance(deep[0], int)
-        moved = _UNSIGNED[panels.dtype.bits * deep[0]]
-    static = {"dtype": moved, "ids": NAMES[ids.dtype.name], "width": width}
+    (depth,) = deep or (1,)
+    assert isinstance(depth, int)
+    moved = _UNSIGNED[panels.dtype.bits * depth]
+    static = {"dtype": moved, "ids": NAMES[ids.dtype.name], "width": width, "depth": depth}
     sizes: list[Dim] = [node.attrs["columns"], parts(ids.shape, 0, len(ids.shape))[1], k]
     to.call(panel_gather, static, [panels, ids], [to.result(node)], sizes, reports=True)
 

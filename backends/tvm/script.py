@@ -29,9 +29,9 @@ class Body:
         self._table, self.thread, self.threads = table, thread, threads
         self.widths: dict[int, int] = {}  # slot -> bits of an element there
 
-    def array(self, slot: int, dtype: str = "float32") -> Any:
-        """The array whose address is in a slot."""
-        self.widths[slot] = DataType(dtype).bits
+    def array(self, slot: int, dtype: str = "float32", together: int = 1) -> Any:
+        """The array whose address is in a slot. together: as many of its elements are read as one number."""
+        self.widths[slot] = DataType(dtype).bits // together
         return self.at(self._table[slot], dtype)
 
     def at(self, word: Expr, dtype: str = "float32") -> Any:

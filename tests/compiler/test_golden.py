@@ -1,7 +1,7 @@
 """tests/golden/<pass>/<case>.txt: a program, `----`, and what the pass makes of it.
 
 Lines `# key: value` at the head set the task: fusions, joins, compute, weights, blocks, without (ops taken in parts),
-kernels (forms of quantised weights), panel (columns).
+kernels (forms of quantised weights), panel (columns), products (types that are multiplied in, and no more).
 `pytest --update-golden` rewrites what stands below the line.
 """
 
@@ -29,7 +29,10 @@ LINE = "----\n"
 def read_task(head: dict[str, str]) -> Task:
     without = frozenset(head.get("without", "").split())
     chains = [c.strip() for c in head.get("fusions", "").split(",") if c.strip()]
+    products = frozenset(head.get("products", "").split())
     return task(
+        dtypes=frozenset({"f32", "f16", "bf16"}) - products,
+        products=products,
         precision=Precision(
             weights=head.get("weights", "f32"), compute=head.get("compute", "f32"), blocks=head.get("blocks", "")
         ),

@@ -129,7 +129,9 @@ class _Product:
 
     def __init__(self, shape: Shape, epilogue: Epilogue, b: Body, more: list[Any], x_row: Expr, scratch: Any) -> None:
         self.shape, self.epilogue, self.b, self.more = shape, epilogue, b, more
-        self.x, self.w = b.array(0, "int32" if shape.held == PAIR else "float32"), b.array(1, _WORDS[shape.held])
+        pair = shape.held == PAIR
+        self.x = b.array(0, "int32", 2) if pair else b.array(0)
+        self.w = b.array(1, _WORDS[shape.held], 1 + pair)
         self.y, self.x_row, self.scratch = b.numbers(2, shape.out), x_row, scratch
 
     def rows(self, first: Expr, rows: Expr) -> None:

@@ -92,11 +92,14 @@ def _copy(x: Any, source: Expr, y: Any, target: Expr, count: Expr, lanes: int) -
         store(y, target + i, load(x, source + i))
 
 
-def panel_gather(name: str, *, dtype: str, ids: str, width: int) -> Any:
-    """Columns of panels [p, k, width]. Slots: panels, indices, y, report, this call's number, columns, count, k."""
+def panel_gather(name: str, *, dtype: str, ids: str, width: int, depth: int = 1) -> Any:
+    """Columns of panels [p, k, width], or of deeper ones, of which dtype is one that holds as many numbers.
+
+    Slots: panels, indices, y, report, this call's number, columns, count, k.
+    """
 
     def write(b: Body) -> None:
-        x, y = b.array(0, dtype), b.array(2, dtype)
+        x, y = b.array(0, dtype, depth), b.array(2, dtype, depth)
         columns, count, k = (b.size(5 + i) for i in range(3))
         index = Indices(b.array(1, ids), columns, b.array(3, "int64"), b.size(4))
         low, high = b.share(count)
