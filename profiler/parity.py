@@ -66,7 +66,7 @@ class Report:
     outputs: list[OutputError]
     cases: int
     origin: str
-    by_case: list[dict[str, Any]] = field(default_factory=list)
+    by_case: list[dict[str, Any]] = field(default_factory=list, repr=False)
     first_difference: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     perplexity: list[dict[str, Any]] = field(default_factory=list)
