@@ -3,7 +3,8 @@
 ONNX Runtime reads weights where they lie in the bundle's file, whose mapped pages are the file's and count for nothing
 here. It copies those of matrix products into blocks for its kernels when it opens (N rounded up to 16), one after the
 other, each mapped as long, and first transposes those that are stored the other way round; such a copy is given back,
-but stays until all are packed.
+but stays until all are packed. TVM's kernels read panels where they lie in the bundle's file, and attention keeps no
+scores.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def predicted_peak(
     """The peak of a process that opens the bundle and runs this function at these sizes."""
     held = _HELD[backend](program, function, sizes)
     inputs = sum(_bytes(v, sizes) for v in program.functions[function].inputs)
-    alive = max((p.live_bytes for p in timeline(program, function, sizes, workspace=True)), default=0)
+    scores = backend not in _WITHOUT_SCORES
+    alive = max((p.live_bytes for p in timeline(program, function, sizes, workspace=scores)), default=0)
     return PredictedPeak(runtime_bytes, held, inputs, alive)
 
 
@@ -123,7 +125,15 @@ def _all(program: Program, function: str, sizes: Mapping[str, int]) -> Held:
     return Held(sum(dims.evaluate(program.weights[name].type.bytes, {}) for name in read))
 
 
-_HELD: dict[str, Callable[[Program, str, Mapping[str, int]], Held]] = {"onnxruntime": _onnxruntime, "reference": _all}
+def _none(program: Program, function: str, sizes: Mapping[str, int]) -> Held:
+    """What is read where it lies."""
+    return Held(0)
+
+
+_WITHOUT_SCORES = frozenset({"tvm"})
+_HELD: dict[str, Callable[[Program, str, Mapping[str, int]], Held]] = {
+    "onnxruntime": _onnxruntime, "reference": _all, "tvm": _none,
+}  # fmt: skip
 
 
 def _reads(program: Program, name: str, given: tuple[str | None, ...] = ()) -> Iterator[tuple[Node, list[str | None]]]:

@@ -56,6 +56,8 @@ STAGES = {
     "optimising": "tundish.compiler.driver._run",
     "writing weights": "tundish.ir.weight_file._bytes",
     "building": "tundish.backends.onnxruntime.model.emit",
+    "compiling kernels": "tundish.backends.tvm.objects._keep",
+    "linking": "tundish.backends.tvm.library.object_code",
     "before the swap": "tundish.backends.publish._swap",
     "after the swap": "tundish.backends.publish._sync_folder",
 }
@@ -73,10 +75,11 @@ def old(made: Path, tmp_path: Path) -> Iterator[Path]:
 def test_a_stopped_compile_leaves_the_old_bundle(
     command: Command, old: Path, made: Path, stage: str, number: signal.Signals
 ) -> None:
-    before = files(old)
-    line = [sys.executable, "-c", STOPPED, STAGES[stage], str(made / "bert.tir"), "-o", str(old)]
+    before, backend = files(old), "tvm" if ".tvm." in STAGES[stage] else "onnxruntime"
+    kernels = {"TUNDISH_KERNELS": str(made / "kernels")}
+    line = [sys.executable, "-c", STOPPED, STAGES[stage], str(made / "bert.tir"), "-o", str(old), "--backend", backend]
     with subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment(), **kernels}
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == "here\n", process.stderr.read()

@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -28,6 +30,7 @@ from .results import Results
 from .schedule import Arg, Schedule
 
 RUNTIME = "libtvm_runtime.so"
+_LAUNCHES = 9  # of kernels that do nothing, after each profiled run
 MOST_KEPT = 16  # tables of different sizes that an entry keeps
 
 
@@ -89,21 +92,21 @@ class TvmRunner:
         sizes = signature.bind(inputs)
         one = self._entry(entry, sizes)
         given = {name: np.array(a, order="C") for name, a in inputs.items()}
-        totals, profiled, runs = [], [], []
+        totals, profiled, runs, launches = [], [], [], []
         for i in range(warmup + repeats):
             start = time.perf_counter()
             one.run(given, sizes)
             total = time.perf_counter() - start
             start = time.perf_counter()
-            kernels = one.timed(given, sizes, start)
-            seconds = time.perf_counter() - start
+            kernels, seconds, launch = one.timed(given, sizes, start)
             if i >= warmup:
                 totals.append(total)
                 profiled.append(seconds)
                 runs.append(kernels)
+                launches.append(launch)
         variants = self._variants[entry]
         function = self._body.functions[variants[choose(variants, sizes)].function]
-        return Profiled(function, tuple(totals), tuple(profiled), tuple(runs))
+        return Profiled(function, tuple(totals), tuple(profiled), tuple(runs), median(launches), _gap_s(runs))
 
     def close(self) -> None:
         """Forgets the entries; TVM keeps the library."""
@@ -180,8 +183,11 @@ class _Entry:
         raise RunError("an index or a position is outside of what it points into", found=found,
                        hint="look at the ids and positions given")  # fmt: skip
 
-    def timed(self, inputs: Arrays, sizes: Mapping[str, int], began: float) -> tuple[KernelTime, ...]:
-        found = []
+    def timed(
+        self, inputs: Arrays, sizes: Mapping[str, int], began: float
+    ) -> tuple[tuple[KernelTime, ...], float, float]:
+        """(the kernels, the seconds of all since `began`, what it takes to begin and end one that does nothing)."""
+        found, launches = [], []
         with self._busy:
             table, _, keep = self._prepared(inputs, sizes)
             for i, call in enumerate(self.schedule.calls):
@@ -190,9 +196,14 @@ class _Entry:
                 seconds = time.perf_counter() - start
                 key = call.keys[0] if call.keys else ""
                 found.append(KernelTime(key, call.kernel, start - began, seconds, tuple(call.keys)))
+            whole, end = time.perf_counter() - began, len(self.schedule.calls)
             self._check(table)
+            for _ in range(_LAUNCHES):
+                start = time.perf_counter()
+                self._call(table, end, end)
+                launches.append(time.perf_counter() - start)
         del keep
-        return tuple(found)
+        return tuple(found), whole, median(launches)
 
     def _call(self, table: _Table, first: int, end: int) -> None:
         self._run(table.pointer, ctypes.c_void_p(self._state.ctypes.data), first, end, self._threads)
@@ -276,6 +287,12 @@ class _Table:
         address = array.ctypes.data
         for at, offset in places:
             self.words[at] = address + offset
+
+
+def _gap_s(runs: Sequence[Sequence[KernelTime]]) -> float:
+    """What lies between two kernels that are timed."""
+    gaps = [b.start_s - a.start_s - a.seconds for run in runs for a, b in pairwise(run)]
+    return median(gaps) if gaps else 0.0
 
 
 def aligned(size: int) -> np.ndarray:

@@ -17,5 +17,6 @@ again. The exit code is 1 where there were any. A case depends on SEED, the targ
 
 One thing is outside of what a bundle defends against: ONNX Runtime's own parser meets a model file whose hash is right.
 Who can make the hashes anew can as well put a model that computes something else, so a bundle is as trustworthy as its
-maker; still, what is known to bring that library down is refused before it sees it.
+maker; still, what is known to bring that library down is refused before it sees it. Likewise machine code: the shared
+libraries of a bundle of the TVM backend are changed too, but their hashes are not made anew.
 """

@@ -63,7 +63,9 @@ def _graphs(at: Path, folders: Path) -> None:
 
 
 def _bundles(at: Path, graphs: Path) -> None:
-    for name, backend in (("bert-tiny", "onnxruntime"), ("gpt2-tiny", "onnxruntime"), ("bert-tiny", "reference")):
+    backends = (("bert-tiny", "onnxruntime"), ("gpt2-tiny", "onnxruntime"), ("bert-tiny", "reference"),
+                ("bert-tiny", "tvm"), ("gpt2-tiny", "tvm"))  # fmt: skip
+    for name, backend in backends:
         folder = at / f"{name}-{backend}"
         folder.mkdir(parents=True)
         model = graphs.parent / "folder" / name / "model"

@@ -92,7 +92,7 @@ def test_a_bundle_for_another_machine(command: Command, made: Path, tmp_path: Pa
 
 
 def test_a_bundle_of_a_backend_that_is_not_there(command: Command, made: Path, tmp_path: Path) -> None:
-    refused(command("profile", _changed(made, tmp_path, backend="tvm"), "--no-memory"), "there is no backend 'tvm'")
+    refused(command("profile", _changed(made, tmp_path, backend="xla"), "--no-memory"), "there is no backend 'xla'")
 
 
 def test_a_bundle_from_before_there_were_maps_of_nodes(
