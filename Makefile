@@ -87,6 +87,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tundish bench --backend tvm --write docs/benchmarks.md
 	for kernel in gemm attention epilogues; do \
 		$(BIN)/python -m tundish.profiler.kernel_bench $$kernel --write docs/benchmarks.md || exit 1; done
+	$(BIN)/python -m tundish.profiler.kernel_bench gemm --precision bf16 --write docs/benchmarks.md
 	$(BIN)/python -m tundish compile smollm2 -o build/smollm2.tundish
 	$(BIN)/python -m tundish.profiler.generation_bench build/smollm2.tundish --write docs/benchmarks.md
 

@@ -45,9 +45,9 @@ class Body:
         own = T.Bind(T.reinterpret(kind, self._table[slot] + self.thread * bytes + offset))
         return T.decl_buffer((_ANY,), dtype, data=own, layout=None)
 
-    def numbers(self, slot: int, dtype: str) -> Numbers:
-        """The same, read and written as the type in which its numbers are computed."""
-        return Numbers(self.array(slot, "uint16" if dtype == "bfloat16" else dtype), dtype)
+    def numbers(self, slot: int, dtype: str, rounds: Callable[[Expr], Expr] | None = None) -> Numbers:
+        """The same, read and written as the type in which its numbers are computed. rounds: as of `Numbers`."""
+        return Numbers(self.array(slot, "uint16" if dtype == "bfloat16" else dtype), dtype, rounds)
 
     def size(self, slot: int) -> Expr:
         """The number in a slot, an i64."""
@@ -222,10 +222,13 @@ def prefetch(array: Any, at: Expr, *, writes: bool = False) -> None:
 
 
 class Numbers:
-    """An array whose numbers are computed as `wide`: f32 for those of 16 bits, else its own type."""
+    """An array whose numbers are computed as `wide`: f32 for those of 16 bits, else its own type.
 
-    def __init__(self, array: Any, dtype: str) -> None:
-        self.array, self._dtype, self.wide = array, dtype, wide(dtype)
+    rounds: an instruction that rounds 16 of f32 to the bits of bf16, where there is one.
+    """
+
+    def __init__(self, array: Any, dtype: str, rounds: Callable[[Expr], Expr] | None = None) -> None:
+        self.array, self._dtype, self.wide, self._rounds = array, dtype, wide(dtype), rounds
 
     def load(self, at: Expr, lanes: int = 1) -> Expr:
         value = load(self.array, at, lanes)
@@ -234,7 +237,9 @@ class Numbers:
         return value if self.wide == self._dtype else tirx.Cast(vector_of(self.wide, lanes), value)
 
     def store(self, at: Expr, value: Expr, lanes: int = 1) -> None:
-        if self._dtype == "bfloat16":
+        if self._dtype == "bfloat16" and self._rounds is not None and lanes == 16:
+            value = self._rounds(value)
+        elif self._dtype == "bfloat16":
             value = value if element_of(value) == "float32" else tirx.Cast(vector_of("float32", lanes), value)
             value = tirx.Cast(vector_of("uint16", lanes), bf16_bits(value) >> number(16, lanes, "uint32"))
         elif element_of(value) != self._dtype:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..dot import PAIRS, dot_pairs
+from ..dot import PAIRS, dot_pairs, to_bf16
 from ..epilogue import FULL, Epilogue
 from ..script import (
     Body,
@@ -132,7 +132,7 @@ class _Product:
         pair = shape.held == PAIR
         self.x = b.array(0, "int32", 2) if pair else b.array(0)
         self.w = b.array(1, _WORDS[shape.held], 1 + pair)
-        self.y, self.x_row, self.scratch = b.numbers(2, shape.out), x_row, scratch
+        self.y, self.x_row, self.scratch = b.numbers(2, shape.out, to_bf16 if pair else None), x_row, scratch
 
     def rows(self, first: Expr, rows: Expr) -> None:
         """A block of rows. This thread's part of its tiles lies in neighbouring panels; the first and the last of them
