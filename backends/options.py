@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -133,9 +133,12 @@ class TvmBody(msgspec.Struct, frozen=True):
 
 
 class TvmOptions(msgspec.Struct, frozen=True):
-    """Of the TVM backend: one body, or several, the most able first. Raises: ValueError on none."""
+    """Of the TVM backend: one body, or several, the most able first; of a GPU, `features` name its kind.
+
+    Raises: ValueError on none, or another kind of device."""
 
     bodies: list[TvmBody]
+    device: Literal["cpu", "cuda"] = "cpu"
     run: dict[str, str] = {}
 
     @property

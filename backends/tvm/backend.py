@@ -14,6 +14,7 @@ import msgspec
 from ...compiler.capabilities import Capabilities
 from ...compiler.hardware.baselines import BASELINES, NAMED, Baseline, bodies
 from ...compiler.hardware.caches import ASSUMED, caches
+from ...compiler.hardware import gpus
 from ...compiler.hardware.machine import Machine, this_machine
 from ...compiler.passes.choose import KERNELS, RUN
 from ...compiler.plan import Plan
@@ -52,6 +53,10 @@ class Tvm:
 
     def capabilities(self, machine: Machine) -> Capabilities:
         _need()
+        if gpus.gpus(machine.target):
+            from .cuda.build import capabilities
+
+            return capabilities(self.name)
         from .lower import STRUCTURE, declined, decomposed, table
         from .lower_quads import BLOCKS, X_BITS
 
@@ -70,7 +75,7 @@ class Tvm:
             features=chip.features,
             blocks=BLOCKS if few_bits else frozenset(),
             x_bits=X_BITS if few_bits else 0,
-            targets=frozenset({"cpu", *NAMED}),
+            targets=frozenset({"cpu", *NAMED, *gpus.NAMED}),
             kernels={"panel_linear": tuple(cuts(_cut_for(machine.target, chip)))},
             alone=frozenset({"panel_linear"}),
             runs=runs(machine.cores)[:1] if machine.target == "cpu" else (),
@@ -85,6 +90,10 @@ class Tvm:
         """Writes for each CPU of the target a library and a schedule for each variant of an entry, and TVM's run-time
         library, where there is one for that CPU. Raises: BuildError."""
         _need()
+        if gpus.gpus(plan.target):
+            from .cuda.build import build
+
+            return Built(out, weights, signatures(plan), build(plan, out, progress))
         from .runner import RUNTIME, runtime_library
 
         machine = this_machine()
@@ -99,6 +108,10 @@ class Tvm:
         return Built(out, weights, signatures(plan), {"bodies": found, **run})
 
     def open(self, built: Built, *, threads: int | None = None) -> Runner:
+        if built.options.get("device") == "cuda":
+            from .cuda.runner import CudaRunner
+
+            return CudaRunner(built)
         from .runner import TvmRunner
 
         return TvmRunner(built, threads)
@@ -110,6 +123,7 @@ def _body(
     """One library and its schedules, whose files' names begin with `prefix`. header: of the weights' file."""
     from .emit import Emit, Kernels
     from .library import write_library
+    from .lower import cpus
     from .walk import emit
 
     kernels, schedules = Kernels(), list[Schedule]()
@@ -120,7 +134,7 @@ def _body(
     for entry, variants in plan.entries.items():
         models[entry] = []
         for i, variant in enumerate(variants):
-            made = emit(plan.program, variant.function, Emit(kernels, cut_for), signed[entry].aliases, chosen)
+            made = emit(plan.program, variant.function, Emit(kernels, cut_for, cpus()), signed[entry].aliases, chosen)
             guard, file = variant.guard, f"{prefix}{entry}.{i}.json"
             seal = made.seal(signed[entry], guard, header, chip.features)
             schedules.append(msgspec.structs.replace(made, function=seal))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...ir import dims
 from ...ir.diagnostics import BuildError
@@ -12,8 +12,11 @@ from ...ir.dims import Dim
 from ...ir.dtypes import DType
 from ...ir.graph import Node, Value
 from ...ir.tensor import TensorType
-from .schedule import Arg, Buffer, Call, Constant, Schedule
+from .schedule import Arg, Buffer, Call, Constant, Only, Schedule
 from .tiles import USUAL, Chip
+
+if TYPE_CHECKING:
+    from .family import Family
 
 Make = Callable[..., Any]  # (name, **static sizes) -> a function of TVM's
 
@@ -106,10 +109,11 @@ class Rounding:
 @dataclass
 class Emit:
     """keys: the nodes that what is called next computes. held: the inputs that the entry writes over. options: of the
-    nodes whose kernel is not the usual one, which it is."""
+    nodes whose kernel is not the usual one, which it is. family: the lowerings of this kind of device."""
 
     kernels: Kernels
-    chip: Chip = Chip()
+    chip: Chip
+    family: Family
     keys: tuple[str, ...] = ()
     held: frozenset[str] = frozenset()
     views: dict[Value, View] = field(default_factory=dict)
@@ -128,7 +132,7 @@ class Emit:
         return self.chip.lanes
 
     def __post_init__(self) -> None:
-        self._calls: list[tuple[str, tuple[str, ...], list[tuple[Root, Dim] | Dim], bool]] = []
+        self._calls: list[tuple[str, tuple[str, ...], list[tuple[Root, Dim] | Dim], bool, str, Only | None]] = []
         self._roots: list[Root] = []
         self._constants: list[Constant] = []
         self._scratch: Dim = 0
@@ -197,12 +201,13 @@ class Emit:
     def call(
         self, make: Make, static: Mapping[str, Any], reads: Sequence[View], writes: Sequence[View],
         sizes: Sequence[Dim] = (), scratch: Dim = 0, order: Sequence[View] | None = None, reports: bool = False,
-        apart: bool = False,
+        apart: bool = False, grid: Dim | None = None, only: tuple[Dim, int, int] | None = None,
     ) -> None:  # fmt: skip
         """Runs a kernel. Its table: the views in `order` (what it reads, then what it writes), scratch memory where it
         asks for some, the sizes. reports: before the sizes, a word to write the next one in where an index is outside
         of what it looks up, and the call's number, from 1.
-        apart: other kernels of its stage write in its root, but not where it does."""
+        apart: other kernels of its stage write in its root, but not where it does.
+        grid, only: of a GPU's kernel, as in its `Call`; (value, low, high)."""
         if any(v.age != v.root.age for v in reads):
             raise BuildError("a value is read after it was written over", found=", ".join(self.keys))
         read, wrote = [v.root for v in reads], [v.root for v in writes]
@@ -232,7 +237,9 @@ class Emit:
             args += [(Root("report"), 0), len(self._calls) + 1]
         name = self.kernels.name(make, static)
         self.kernels.widths.setdefault(name, set()).add(tuple(v.dtype.bits for v in given))
-        self._calls.append((name, self.keys, [*args, *sizes], waits))
+        blocks = "" if grid is None else str(grid)
+        when = None if only is None else Only(str(only[0]), *only[1:])
+        self._calls.append((name, self.keys, [*args, *sizes], waits, blocks, when))
 
     def finish(self, outputs: Sequence[tuple[str, Value]], aliases: Mapping[str, str]) -> Schedule:
         """The schedule; the outputs' buffers become the user's, or are copied into them."""
@@ -254,8 +261,8 @@ class Emit:
         arena = [r for r in self._roots if r.kind == "arena"]
         places = {id(r): str(i) for i, r in enumerate(arena)}
         calls = [
-            Call(kernel, list(keys), [_arg(a, places) for a in args], waits)
-            for kernel, keys, args, waits in self._calls
+            Call(kernel, list(keys), [_arg(a, places) for a in args], *rest)
+            for kernel, keys, args, *rest in self._calls
         ]
         buffers = [Buffer(str(r.bytes), r.first, r.last) for r in arena]
         return Schedule("", calls, buffers, self._constants, str(self._scratch))

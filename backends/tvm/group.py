@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir.dtypes import bf16, f32
+from ...ir.dtypes import DType
 from ...ir.graph import Graph, Node, Value, producers, users
 from ...ir.tensor import TensorType
 from .epilogue import COLUMN, FULL, SCALAR
-from .lower_product import takes
+from .family import Family
 from .steps import FORMULAS
 
-ANCHORS = frozenset({"panel_linear"})
 MOST_NODES, MOST_ARRAYS = 16, 8  # beyond, registers would not hold what is under way
 
 
@@ -33,9 +32,9 @@ class Group:
         return (self.anchor, *self.nodes) if self.anchor is not None else self.nodes
 
 
-def beside(type: TensorType, out: TensorType) -> str | None:
+def beside(type: TensorType, out: TensorType, kinds: frozenset[DType]) -> str | None:
     """How an array lies beside a product's result, None where no epilogue takes it."""
-    if type.dtype != f32:
+    if type.dtype not in kinds:
         return None
     if type.elements == 1:
         return SCALAR
@@ -44,20 +43,17 @@ def beside(type: TensorType, out: TensorType) -> str | None:
     return COLUMN if type.rank and type.elements == type.shape[-1] == out.shape[-1] else None
 
 
-def _anchors(node: Node) -> bool:
-    return node.op.name in ANCHORS and takes(node)
-
-
-def groups(graph: Graph) -> dict[Node, Group | None]:
+def groups(graph: Graph, family: Family) -> dict[Node, Group | None]:
     """The last node of each group -> the group; its others -> None. Nodes that stand alone are left out.
 
     A group runs in the place of its last node.
     """
-    return _Grouping(graph).all()
+    return _Grouping(graph, family).all()
 
 
 class _Grouping:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, family: Family) -> None:
+        self._family, self._kinds = family, family.kinds
         self._graph, self._made_by, self._used = graph, producers(graph), users(graph)
         self._outside = set(graph.outputs)
         self._place = {node: i for i, node in enumerate(graph.nodes)}
@@ -105,16 +101,16 @@ class _Grouping:
         """Whether a node's result, as large as the group's, goes nowhere else, and may be computed as late as that."""
         value = node.outputs[0]
         alone = value not in self._outside and all(user in nodes for user in self._used[value])
-        alike = value.type.shape == last.output.type.shape and value.type.dtype == f32
+        alike = value.type.shape == last.output.type.shape and value.type.dtype in self._kinds
         return alone and alike and not any(self._place[node] < w < self._place[last] for w in self._writes)
 
     def _anchor(self, nodes: Sequence[Node], last: Node) -> Node | None:
         """The latest product that the group may follow."""
-        if last.output.type.dtype not in (f32, bf16):
+        if last.output.type.dtype not in self._family.stored:
             return None
         made = (self._made_by.get(v) for v in self._arrays(nodes))
-        found = [n for n in made if n is not None and _anchors(n) and self._serves(n, nodes, last)]
-        others = [v for v in self._arrays(nodes) if beside(v.type, last.output.type) is None]
+        found = [n for n in made if n is not None and self._family.anchors(n) and self._serves(n, nodes, last)]
+        others = [v for v in self._arrays(nodes) if beside(v.type, last.output.type, self._kinds) is None]
         return max(found, key=self._place.__getitem__) if found and not others else None
 
     def _arrays(self, nodes: Sequence[Node]) -> list[Value]:

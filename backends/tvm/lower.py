@@ -6,11 +6,10 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from ...ir import ops  # noqa: F401  (fills OPS)
-from ...ir.graph import Node
+from ...ir.dtypes import bf16, f32
 from ...ir.op import OPS
-from .emit import Emit
+from .family import Family, Lowering
 
-Lowering = Callable[[Emit, Node], object]
 PARTS = "parts"  # what a lowering gives back that emitted nothing: the op's own `decompose` is taken
 LOWERINGS: dict[str, Lowering] = {}
 STRUCTURE = frozenset({"weight", "constant", "dim_value", "call", "fused"})  # the walk's own
@@ -54,6 +53,15 @@ def table() -> dict[str, Lowering]:
     )  # fmt: skip
 
     return LOWERINGS
+
+
+@lru_cache
+def cpus() -> Family:
+    """The lowerings for CPUs."""
+    from .lower_attention import attend
+    from .lower_product import product, takes
+
+    return Family(table(), frozenset({f32}), frozenset({f32, bf16}), takes, product, attend)
 
 
 def decomposed() -> frozenset[str]:

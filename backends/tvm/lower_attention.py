@@ -33,7 +33,8 @@ def _attention(to: Emit, node: Node) -> None:
         "sinks": None if sinks is None else to.array(sinks),
         "position": None if position is None else to.array(position),
     }
-    attend(to, node.attrs, q, k, v, {n: x for n, x in beside.items() if x is not None}, to.result(node))
+    given = {n: x for n, x in beside.items() if x is not None}
+    to.family.attend(to, node.attrs, q, k, v, given, to.result(node))
 
 
 def rows(to: Emit, value: Value | None) -> View:
@@ -128,5 +129,7 @@ def _rotary(to: Emit, node: Node) -> None:
     (b, s, h, d), turned = x.shape, known(cos.shape[2])
     angles = [(0 if a.shape[0] == 1 else a.strides[0], a.strides[1]) for a in (cos, sin)]
     static = {"d": known(d), "turned": turned, "interleaved": node.attrs["interleaved"], "lanes": to.lanes}
+    if x.dtype != f32:  # which only some families take
+        static["dtype"] = NAMES[x.dtype.name]
     sizes = [b, s, h, *x.strides[:3], *angles[0], *angles[1], *y.strides[:3]]
     to.call(rotary, static, [x, cos, sin], [y], sizes)

@@ -10,7 +10,7 @@ from ...ir.graph import Node
 from .emit import NAMES, Emit, View
 from .kernels.cache import cache_write
 from .lower import lowers
-from .lower_attention import attend, rows, scores_view
+from .lower_attention import rows, scores_view
 from .lower_move import copy_of
 
 
@@ -40,7 +40,8 @@ def _cached_attention(to: Emit, node: Node) -> None:
     if sinks is not None:
         beside["sinks"] = to.array(sinks)
     keys, values = (_turned(c) for c in caches)
-    attend(to, {**node.attrs, "causal": True}, rows(to, q), keys, values, beside, to.result(node))
+    attrs = {**node.attrs, "causal": True}
+    to.family.attend(to, attrs, rows(to, q), keys, values, beside, to.result(node))
 
 
 def q_sizes(node: Node) -> tuple[Dim, Dim, Dim]:

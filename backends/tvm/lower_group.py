@@ -9,7 +9,6 @@ from .emit import NAMES, Emit, View
 from .epilogue import Epilogue
 from .group import Group, beside
 from .lower_elementwise import run_chain, step_attrs
-from .lower_product import product
 from .steps import Chain, Step
 
 
@@ -18,10 +17,10 @@ def lower_group(to: Emit, group: Group) -> None:
     arrays = [v for v in group.arrays if v not in to.scalars]
     if group.anchor is not None:
         out = group.nodes[-1].output.type
-        lies = tuple(str(beside(v.type, out)) for v in arrays)
+        lies = tuple(str(beside(v.type, out, to.family.kinds)) for v in arrays)
         chain = chain_of(to, group.nodes, [group.anchor.output, *arrays]).stored(NAMES[out.dtype.name])
         epilogue = Epilogue(lies, chain) if chain.steps else Epilogue()
-        product(to, group.anchor, group.nodes[-1], epilogue, [to.array(v) for v in arrays])
+        to.family.product(to, group.anchor, group.nodes[-1], epilogue, [to.array(v) for v in arrays])
     else:
         views = [_readable(to, v) for v in arrays]
         run_chain(to, chain_of(to, group.nodes, arrays), views, to.result(group.nodes[-1]))

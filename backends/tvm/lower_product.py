@@ -29,7 +29,9 @@ def _panel_linear(to: Emit, node: Node) -> object:
 
 
 def takes(node: Node) -> bool:
-    """Whether a product is of panels as the kernel's."""
+    """Whether a node is a product of panels that are the kernel's."""
+    if node.op.name != "panel_linear":
+        return False
     x, panels = (v.type for v in node.inputs[:2] if v is not None)
     pairs = panels.rank == 4 and panels.shape[3] == 2 and x.dtype == panels.dtype == bf16
     return panels.shape[2] == WIDTH and (pairs or (panels.rank == 3 and x.dtype == f32))

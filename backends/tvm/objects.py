@@ -53,7 +53,7 @@ def objects(functions: Mapping[str, Any], target: Mapping[str, Any], say: Say | 
     keys = {name: _key(function, target) for name, function in functions.items()}
     kept, found, lacking = folder(), dict[str, Object](), list[str]()
     for name, key in keys.items():
-        code = _read(kept, key)
+        code = read(kept, key)
         if code is None:
             lacking.append(name)
         else:
@@ -67,7 +67,7 @@ def objects(functions: Mapping[str, Any], target: Mapping[str, Any], say: Say | 
     with _pool() as pool:
         for i, (name, made) in enumerate(zip(lacking, pool.map(make, lacking), strict=True)):
             found[name] = made
-            _keep(kept, keys[name], made.code)
+            keep(kept, keys[name], made.code)
             if say is not None:
                 say("compiling kernels", i + 1, len(lacking))
     return found
@@ -115,7 +115,7 @@ def _symbol(name: str, key: str) -> str:
     return f"{name.rpartition('_')[0]}_{key[:16]}"
 
 
-def _read(kept: Path | None, key: str) -> bytes | None:
+def read(kept: Path | None, key: str) -> bytes | None:
     """The kept object, whose last 32 bytes are the hash of the others; None where there is none, or a broken one."""
     if kept is None:
         return None
@@ -127,7 +127,7 @@ def _read(kept: Path | None, key: str) -> bytes | None:
     return data[:-32] if hashlib.sha256(data[:-32]).digest() == data[-32:] else None
 
 
-def _keep(kept: Path | None, key: str, code: bytes) -> None:
+def keep(kept: Path | None, key: str, code: bytes) -> None:
     """A folder that cannot be written to is no reason not to compile."""
     if kept is None:
         return

@@ -54,7 +54,7 @@ class TvmRunner:
         variant = variants[choose(variants, sizes)]
         file = variant.function
         if file not in self._entries:
-            schedule, signature = _read(self.built.folder / file), self.built.entries[entry]
+            schedule, signature = read_schedule(self.built.folder / file), self.built.entries[entry]
             seal = schedule.seal(signature, variant.guard, self._weights.header, self._body.features)
             try:
                 run = self._library[seal]
@@ -219,12 +219,12 @@ class _Table:
         known = {**sizes}
         self.words = np.zeros(max(1, schedule.words), np.int64)
         self.pointer = ctypes.c_void_p(self.words.ctypes.data)
-        lives = [(_size(b.bytes, known), b.first, b.last) for b in schedule.buffers]
+        lives = [(size_of(b.bytes, known), b.first, b.last) for b in schedule.buffers]
         offsets, arena = placed([(-(-n // ALIGN) * ALIGN, first, last) for n, first, last in lives])
-        scratch = -(-_size(schedule.scratch, known) // ALIGN) * ALIGN * threads
+        scratch = -(-size_of(schedule.scratch, known) // ALIGN) * ALIGN * threads
         self.arena_bytes = arena + scratch
         self._constants = [
-            np.asarray([_number(c.value, known)], DTYPES[c.dtype].numpy) for c in schedule.constants
+            np.asarray([number_of(c.value, known)], DTYPES[c.dtype].numpy) for c in schedule.constants
         ]  # fmt: skip
         self.report = np.zeros(1, np.int64)
         self._in_arena: list[tuple[int, int]] = []
@@ -243,7 +243,7 @@ class _Table:
     def _word(
         self, at: int, arg: Arg, sizes: Mapping[str, int], offsets: Sequence[int], arena: int, weights: TensorFile
     ) -> None:
-        value = _size(arg.value, sizes)
+        value = size_of(arg.value, sizes)
         if arg.kind == "size":
             self.words[at] = value
         elif arg.kind == "weight":
@@ -307,18 +307,18 @@ def _parsed(text: str) -> Any:
     return dims.parse(text)
 
 
-def _size(text: str, sizes: Mapping[str, int]) -> int:
+def size_of(text: str, sizes: Mapping[str, int]) -> int:
     return int(text) if text.isdigit() else dims.evaluate(_parsed(text), sizes)
 
 
-def _number(text: str, sizes: Mapping[str, int]) -> float:
+def number_of(text: str, sizes: Mapping[str, int]) -> float:
     try:
         return float(text)
     except ValueError:
         return dims.evaluate(_parsed(text), sizes)
 
 
-def _read(path: Path) -> Schedule:
+def read_schedule(path: Path) -> Schedule:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Schedule)
     except (OSError, msgspec.MsgspecError) as error:

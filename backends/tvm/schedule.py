@@ -26,16 +26,34 @@ class Arg(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     value: str = "0"
 
 
-class Call(msgspec.Struct, frozen=True):
+class Only(msgspec.Struct, frozen=True, array_like=True):
+    """That a number, a dim as text, is neither less nor greater than these."""
+
+    value: str
+    low: Natural
+    high: Natural
+
+
+class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """One kernel's run. keys: the plan's nodes that it computes, the one that anchors it first.
 
     waits: it must not start before all threads are done with what came before.
+    grid: of a GPU's kernel, how many blocks run it, a dim as text. only: when it runs at all.
     """
 
     kernel: str
     keys: list[str]
     args: list[Arg]
     waits: bool
+    grid: str = ""
+    only: Only | None = None
+
+
+class Launch(msgspec.Struct, frozen=True, array_like=True):
+    """Of a GPU's kernel: threads of a block, and the bytes of shared memory that are asked for."""
+
+    threads: Natural
+    shared: Natural = 0
 
 
 class Buffer(msgspec.Struct, frozen=True):
@@ -53,10 +71,10 @@ class Constant(msgspec.Struct, frozen=True):
     dtype: str
 
 
-class Schedule(msgspec.Struct, frozen=True):
+class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of one variant of an entry. function: its name in the library.
 
-    scratch: bytes that each thread has to itself, a dim as text.
+    scratch: bytes that each thread has to itself, a dim as text. launches: of a GPU's kernels, by name.
     """
 
     function: str
@@ -64,6 +82,7 @@ class Schedule(msgspec.Struct, frozen=True):
     buffers: list[Buffer]
     constants: list[Constant]
     scratch: str = "0"
+    launches: dict[str, Launch] = {}
 
     @property
     def words(self) -> int:

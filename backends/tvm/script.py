@@ -7,6 +7,7 @@ thread and how many there are. All threads run it at once; each does its share, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import reduce
 from typing import Any
 
@@ -58,8 +59,15 @@ class Body:
         return T.Bind(div(count * self.thread, self.threads)), T.Bind(div(count * (self.thread + 1), self.threads))
 
 
+# What makes a function of a kernel's body, where that is not the one for CPUs.
+BUILDER: ContextVar[Callable[[str, int, Callable[[Body], None]], Any] | None] = ContextVar("builder", default=None)
+
+
 def kernel(name: str, slots: int, write: Callable[[Body], None]) -> Any:
     """A function of TVM's that others in its module may call: (table, thread, threads)."""
+    builder_of = BUILDER.get()
+    if builder_of is not None:
+        return builder_of(name, slots, write)
     with IRBuilder() as builder:
         with T.prim_func(private=True):
             T.func_name(name)

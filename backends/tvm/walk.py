@@ -12,7 +12,7 @@ from ...ir.graph import Graph, Node, Program, Value, callee, users
 from ...ir.walk import key_of
 from .emit import Emit, Root, Rounding, View, row_major
 from .group import Group, groups
-from .lower import DECLINED, PARTS, table
+from .lower import DECLINED, PARTS
 from .lower_group import lower_group
 from .schedule import Schedule
 
@@ -23,7 +23,7 @@ class Walk:
     """One emission of an entry's graph."""
 
     def __init__(self, program: Program, to: Emit) -> None:
-        self.program, self.to, self._table = program, to, table()
+        self.program, self.to, self._table = program, to, to.family.table
         self._path, self._within = "", False
         self._weights: dict[str, Root] = {}
         self._grouped: dict[Graph, Mapping[Node, Group | None]] = {}
@@ -37,7 +37,7 @@ class Walk:
 
     def _nodes(self, graph: Graph) -> None:
         if graph not in self._grouped:
-            self._grouped[graph] = groups(graph)
+            self._grouped[graph] = groups(graph, self.to.family)
             self.to.roundings |= roundings(graph, self._grouped[graph])
         grouped = self._grouped[graph]
         for node in graph.nodes:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tundish.backends import registry
-from tundish.backends.base import Runner
+from tundish.backends.base import Backend, Runner
 from tundish.backends.bundle_write import build_files
 from tundish.compiler.driver import compile_program
 from tundish.compiler.hardware.machine import this_machine
@@ -72,9 +72,12 @@ def program_of(cases: Mapping[str, Case]) -> Program:
     return Program({n: c.graph for n, c in cases.items()}, tuple(cases), {}, {n: Range(0, 1 << 20) for n in names})
 
 
-def opened(cases: Mapping[str, Case], folder: Path, *, threads: int | None = None, passes: bool = False) -> Runner:
+def opened(
+    cases: Mapping[str, Case], folder: Path, *, threads: int | None = None, passes: bool = False,
+    backend: Backend | None = None, target: str = "cpu",
+) -> Runner:  # fmt: skip
     """The cases as entries of one library. passes: through the compiler's passes, else as they are written."""
-    program, backend, machine = program_of(cases), registry.get("tvm"), this_machine()
+    program, backend, machine = program_of(cases), backend or registry.get("tvm"), this_machine(target)
     plan = Plan(program, {n: (Variant(Guard(), n),) for n in cases}, "tvm", machine.target)
     if passes:
         plan = compile_program(program, Task(machine, backend.capabilities(machine), ranges=program.symbols))
@@ -83,11 +86,11 @@ def opened(cases: Mapping[str, Case], folder: Path, *, threads: int | None = Non
 
 def check(
     cases: Mapping[str, Case], folder: Path, *, atol: float = 2e-6, rtol: float = 2e-6, threads: int | None = None,
-    passes: bool = False,
+    passes: bool = False, backend: Backend | None = None, target: str = "cpu",
 ) -> None:  # fmt: skip
     """Compiles the cases, and holds every answer against the evaluator's. Raises: AssertionError that names a case."""
     program = program_of(cases)
-    runner = opened(cases, folder, threads=threads, passes=passes)
+    runner = opened(cases, folder, threads=threads, passes=passes, backend=backend, target=target)
     for name, one_case in cases.items():
         for inputs in (one_case.inputs, *one_case.others):
             wanted, got = evaluate(program, inputs, name), runner.run(name, inputs)

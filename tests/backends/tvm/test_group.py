@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tundish.backends.tvm.lower import cpus
 from tundish.backends.tvm.group import MOST_ARRAYS, MOST_NODES, groups
 from tundish.backends.tvm.steps import FORMULAS
 from tundish.backends.tvm.tiles import WIDTH
@@ -75,7 +76,7 @@ def test_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_group_gives_one_result(name: str) -> None:
     graph = GRAPHS[name].graph
-    found, used = groups(graph), users(graph)
+    found, used = groups(graph, cpus()), users(graph)
     of = {node: group for group in found.values() if group is not None for node in group.all}
     assert of.keys() == found.keys()
     for last, group in found.items():
@@ -91,7 +92,7 @@ def test_a_group_gives_one_result(name: str) -> None:
 
 def alone(graph: Graph) -> int:
     """Element-wise nodes and products that are kernels of their own, or the last of a group."""
-    found = groups(graph)
+    found = groups(graph, cpus())
     return sum(found.get(n, n) is not None for n in graph.nodes if n.op.name in FORMULAS or n.op.name == "panel_linear")
 
 
@@ -103,7 +104,7 @@ def test_the_two_products_of_a_gated_layer_take_all_that_follows_them() -> None:
     given = {n: a for n, a in arrays(4).items() if n in ("x", "w0", "w1", "bias")}
     graph = case(write, given).graph
     assert alone(graph) == 2
-    assert [g.anchor.op.name for g in groups(graph).values() if g is not None and g.anchor] == ["panel_linear"]
+    assert [g.anchor.op.name for g in groups(graph, cpus()).values() if g is not None and g.anchor] == ["panel_linear"]
 
 
 def test_what_is_used_twice_or_later_read_is_a_kernel_of_its_own() -> None:
@@ -113,4 +114,4 @@ def test_what_is_used_twice_or_later_read_is_a_kernel_of_its_own() -> None:
 
     graph = case(write, {"full": numbers(3, N)}).graph
     assert alone(graph) == 2
-    assert producers(graph)[graph.outputs[1]] not in groups(graph)
+    assert producers(graph)[graph.outputs[1]] not in groups(graph, cpus())
