@@ -56,6 +56,9 @@ def compiled(
     cases = record_all(work)
     if backend != AUTO:
         return builders[0].bundle(work, cases, output, progress)
+    if len(builders) == 1 and target != "cpu":  # what is made for another machine need not run on this one
+        why = f"{builders[0].backend} was taken: nothing else builds for {target}"
+        return builders[0].bundle(work, cases, output, progress, notes=(why, *(f"not tried: {r}" for r in reasons)))
     made, failed = _all(builders, work, cases, progress)
     if not made:
         raise failed[0]

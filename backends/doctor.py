@@ -8,11 +8,13 @@ from typing import Any
 
 from ..compiler.capabilities import Capabilities
 from ..compiler.hardware.baselines import bodies
+from ..compiler.hardware.gpus import gpus
 from ..compiler.hardware.machine import this_machine
 from ..ir.diagnostics import BuildError
 from ..ir.op import OPS
 from ..ir.op import get as get_op
 from .registry import Availability, available, get
+from .tvm.cuda.nvrtc import HINT, nvrtc
 from .tvm.linker import linker
 
 Row = dict[str, Any]
@@ -27,7 +29,7 @@ def target_rows() -> list[Row]:
     for row in available():
         known = capabilities(row.name) if row.usable else ""
         named = known.targets if isinstance(known, Capabilities) else frozenset()
-        rows += [_target(row, target) for target in sorted(named) if bodies(target)]
+        rows += [_target(row, target) for target in sorted(named) if bodies(target) or gpus(target)]
     ort = next(r for r in available() if r.name == "onnxruntime")
     if not ort.usable or "CUDAExecutionProvider" not in providers():
         lacking = "this build of ONNX Runtime has no CUDA provider"
@@ -40,7 +42,9 @@ def target_rows() -> list[Row]:
 def _target(row: Availability, target: str) -> Row:
     machine = this_machine(target)
     about = f"{machine.name}, {machine.cores} cores, " if target == "cpu" else "CPUs that have "
-    about = row.reason or lacking(row.name, target) or f"{about}{', '.join(sorted(machine.features))}"
+    chips = ", ".join(g.arch for g in gpus(target))
+    able = f"NVIDIA GPUs, {chips}" if chips else f"{about}{', '.join(sorted(machine.features))}"
+    about = row.reason or lacking(row.name, target) or able
     usable = row.usable and not lacking(row.name, target)
     return {"target": target, "backend": row.name, "usable": usable, "about": about}
 
@@ -88,7 +92,11 @@ def part_rows() -> list[Row]:
             rows.append({"part": package, "usable": False, "about": missing})
     path = linker(this_machine().arch)
     about = path or "missing, needed for compiling with the TVM backend; install gcc, clang or binutils"
-    return [*rows, {"part": "linker", "usable": path is not None, "about": about}]
+    rows.append({"part": "linker", "usable": path is not None, "about": about})
+    compiler = nvrtc()
+    made = f"missing, needed for compiling for NVIDIA GPUs with the TVM backend; {HINT}"
+    about = made if compiler is None else f"NVRTC {compiler.version}: device code for NVIDIA GPUs can be made here"
+    return [*rows, {"part": "cubins", "usable": compiler is not None, "about": about}]
 
 
 def _backend(row: Availability) -> Row:
@@ -97,3 +105,8 @@ def _backend(row: Availability) -> Row:
     needs = lacking(row.name) if row.usable else ""
     return {"part": f"backend {row.name}", "usable": row.usable,
             "about": f"{held}; runs bundles, compiles none: {needs}" if needs else held}  # fmt: skip
+    rows.append({"part": "linker", "usable": path is not None, "about": about})
+    compiler = nvrtc()
+    made = "missing, needed for compiling for NVIDIA GPUs with the TVM backend; " + HINT
+    about = made if compiler is None else f"NVRTC {compiler.version}: code for NVIDIA GPUs can be made here"
+    return [*rows, {"part": "cubins", "usable": compiler is not None, "about": about}]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..compiler.hardware.baselines import NAMED
+from ..compiler.hardware import baselines, gpus
 from ..compiler.plan import Variant
 from ..ir import dims
 from ..ir.diagnostics import LoadError
@@ -25,7 +25,7 @@ def problems(m: Manifest) -> Iterator[str]:
     """What is wrong with it; each check may rely on those before."""
     if m.backend not in BACKENDS:
         yield f"there is no backend {m.backend!r}"
-    if m.target not in (*TARGETS, *NAMED):
+    if m.target not in (*TARGETS, *baselines.NAMED, *gpus.NAMED):
         yield f"there is no target {m.target!r}"
     if not m.entries:
         yield "it has no entries"

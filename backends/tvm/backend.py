@@ -82,8 +82,13 @@ class Tvm:
         )
 
     def ready(self, machine: Machine) -> None:
-        """Raises: BuildError where there is no TVM, no kernels for that CPU, or no linker."""
+        """Raises: BuildError where there is no TVM, no kernels for that CPU, or no linker; for a GPU, no compiler."""
         _need()
+        if gpus.gpus(machine.target):
+            from .cuda.nvrtc import need
+
+            need()
+            return
         check_linker(_chip(machine).arch)
 
     def build(self, plan: Plan, out: Path, weights: Path, progress: Say | None = None) -> Built:

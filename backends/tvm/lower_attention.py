@@ -89,7 +89,7 @@ def attend(to: Emit, attrs: Any, q: View, k: View, v: View, beside: dict[str, Vi
     arrays, sizes = [q, k, v, y, *(beside[n] for n in form.optional)], [b, s, t]
     reads = [x for x in arrays if x is not y]
     for view in (q, k, v, y, *(beside[n] for n in ("mask", "bias") if n in beside)):
-        sizes += _three(view)
+        sizes += apart(view)
     scratch = _scratch(form, s, t)
     if not form.alone:
         to.call(attention, {"form": form}, reads, [y], [scratch, *sizes], scratch, arrays)
@@ -115,7 +115,7 @@ def _alone(s: Dim, t: Dim, group: int) -> bool:
     return group <= ROWS and (s == 1 or (not isinstance(s, int) and s != t))
 
 
-def _three(view: View) -> tuple[Dim, ...]:
+def apart(view: View) -> tuple[Dim, ...]:
     """How far apart elements lie along batch, places and heads."""
     if len(view.shape) == 2:
         return view.strides[0], 0, 0

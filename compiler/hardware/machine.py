@@ -21,7 +21,7 @@ _FEATURES = {  # cpuinfo's words -> ours
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """target: `cpu`, `cuda`, or a named CPU (see `baselines`), whose features these are.
+    """target: `cpu`, `cuda`, a kind of GPU (see `gpus`), or a named CPU (see `baselines`), whose features these are.
 
     cores: physical ones this process may use. memory_bytes: what it may use in all.
     """

@@ -67,6 +67,10 @@ class Block(Body):
         """So many numbers that all threads of the block see."""
         return T.alloc_buffer((count,), dtype, scope="shared", layout=None)
 
+    def asked(self, count: int, dtype: str = "float32") -> Any:
+        """The shared memory that a launch asks for, which may be more than `shared` gives; once in a kernel."""
+        return T.alloc_buffer((count,), dtype, scope="shared.dyn", layout=None)
+
 
 class Plain:
     """An array whose numbers are computed in their own type."""

@@ -11,7 +11,9 @@ from ..lower import STRUCTURE, decomposed, table
 from .lower_attention import attend
 from .lower_product import panel_linear, product, takes
 
-NONE_YET = frozenset({"quad_linear", "quad_gather", "quantized_matmul", "quantized_gather"})
+NONE_YET = frozenset({
+    "quad_linear", "quad_gather", "quantized_matmul", "quantized_gather", "panel_moe", "quad_moe", "quantized_moe",
+})  # fmt: skip
 KINDS = frozenset({f32, bf16, f16})
 
 

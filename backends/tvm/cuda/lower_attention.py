@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....ir.diagnostics import BuildError
-from ..emit import Emit, View
+from ....ir.dims import Dim
+from ..emit import NAMES, Emit, View
+from ..lower_attention import apart, known
+from .kernels.attention import attention, tile_of
+from .kernels.attention_form import Form
+from .kernels.elementwise import per_block
+
+
+def form_of(q: View, k: View, v: View, attrs: Any, beside: dict[str, View]) -> Form:
+    h, d, g, e = (known(n) for n in (q.shape[2], q.shape[3], k.shape[2], v.shape[3]))
+    mask = "" if "mask" not in beside else "keys" if len(beside["mask"].shape) == 2 else "full"
+    types = [NAMES[beside[n].dtype.name] if n in beside else "" for n in ("bias", "sinks", "position")]
+    return Form(d, e, g, h // g, attrs["scale"], attrs["causal"], attrs["window"], attrs["softcap"],
+                NAMES[q.dtype.name], mask, *types)  # fmt: skip
 
 
 def attend(to: Emit, attrs: Any, q: View, k: View, v: View, beside: dict[str, View], y: View) -> None:
-    raise BuildError("no attention yet")
+    """Calls the kernels. q [b, s, h, d], k [b, t, g, d], v [b, t, g, e], y [b, s, h, e]: views with contiguous rows."""
+    form = form_of(q, k, v, attrs, beside)
+    (b, s), t = q.shape[:2], k.shape[1]
+    arrays, sizes = [q, k, v, y, *(beside[n] for n in form.optional)], list[Dim]([b, s, t])
+    reads = [x for x in arrays if x is not y]
+    for view in (q, k, v, y, *(beside[n] for n in ("mask", "bias") if n in beside)):
+        sizes += apart(view)
+    grid = b * form.heads * form.group * per_block(s, tile_of(form).rows)
+    to.call(attention, {"form": form}, reads, [y], sizes, order=arrays, grid=grid)

@@ -22,6 +22,7 @@ HEADER = Path(__file__).parent / "threads.h"
 COMPILER = shutil.which("g++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="simulating a GPU's threads needs g++")
 FORWARD, BACKWARD, MIXED = 0, 1, 12345  # orders of a block's threads
+_DYNAMIC = re.compile(r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];")
 _SIGNATURE = re.compile(r"kernel\((.*?)\)\s*\{", re.DOTALL)
 _RUN = """
 static const int64_t* tundish_words;
@@ -42,6 +43,21 @@ def _folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="tundish-simulated-"))
 
 
+def _compile(*args: str) -> None:
+    options = ["-O1", "-fPIC", "-w", "-std=c++17", "-fno-strict-aliasing", "-ffp-contract=off",
+               "-ftrivial-auto-var-init=pattern", "-fsanitize=alignment", "-mf16c", "-mfma"]  # fmt: skip
+    done = subprocess.run([str(COMPILER), *options, *args], capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(args)}\n{done.stderr[:3000]}"
+
+
+@cache
+def _header() -> Path:
+    """The header, compiled once for all kernels."""
+    made = Path(shutil.copy(HEADER, _folder()))
+    _compile("-x", "c++-header", str(made), "-o", f"{made}.gch")
+    return made
+
+
 @cache
 def compiled(text: str) -> ctypes.CDLL:
     """A kernel's text as a library."""
@@ -51,15 +67,11 @@ def compiled(text: str) -> ctypes.CDLL:
     for i, parameter in enumerate(p.strip() for p in found.group(1).split(",")):
         kind = parameter.rpartition(" ")[0].replace("__restrict__", "").strip()
         args.append(f"({kind})tundish_words[{i}]")
-    text = text.replace("extern __shared__ uchar buf_dyn_shmem[];", "uchar* buf_dyn_shmem = tundish_dynamic;")
-    text = re.sub(r"extern __shared__ .*?buf_dyn_shmem\[\];", "uchar* buf_dyn_shmem = tundish_dynamic;", text)
+    text = _DYNAMIC.sub(r"\1* \2 = (\1*)tundish_dynamic;", text)
     name = hashlib.sha256(text.encode()).hexdigest()[:24]
     code, library = _folder() / f"{name}.cpp", _folder() / f"{name}.so"
-    code.write_text(f'#include "{HEADER}"\n{text}\n{_RUN.format(args=", ".join(args))}')
-    options = ["-O1", "-g1", "-shared", "-fPIC", "-w", "-std=c++17", "-fno-strict-aliasing", "-ffp-contract=off",
-               "-ftrivial-auto-var-init=pattern", "-fsanitize=alignment", "-mf16c", "-mfma"]  # fmt: skip
-    done = subprocess.run([str(COMPILER), *options, str(code), "-o", str(library)], capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stderr[:3000]}\n{text}"
+    code.write_text(f'#include "{_header()}"\n{text}\n{_RUN.format(args=", ".join(args))}')
+    _compile("-shared", str(code), "-o", str(library))
     loaded = ctypes.CDLL(str(library))
     loaded.complaint.restype = ctypes.c_char_p
     loaded.simulate.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_uint64]

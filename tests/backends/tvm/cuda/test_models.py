@@ -1,0 +1,35 @@
+"""Whole models for GPUs, their kernels simulated, held against what eager torch answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tundish
+from tundish.backends import registry
+
+from .device import Simulating
+from .simulate import MIXED, needs_compiler
+
+pytestmark = needs_compiler
+slow = pytest.mark.slow
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> Simulating:
+    """In the place of the TVM backend."""
+    backend, real = Simulating(order=MIXED), registry.get
+    monkeypatch.setattr(registry, "get", lambda name: backend if name == "tvm" else real(name))
+    return backend
+
+
+MODELS = ("bert-tiny", "llama-tiny", "gpt2-tiny", "qwen3-tiny", "gemma2-tiny", "gemma3-tiny", "vit-tiny", "t5-tiny",
+          "gpt-neox-tiny", "bloom-tiny", "mistral-tiny", "palm-tiny", "transformer-tiny")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "bert-tiny" else slow) for n in MODELS])
+def test_a_named_model_verifies(name: str, simulated: Simulating, tmp_path: Path) -> None:
+    bundle = tundish.compile(name, tmp_path / "b.tundish", backend="tvm", target=simulated.target)
+    report = tundish.verify(bundle)
+    assert report.passed and report.cases >= 4 and report.origin.startswith("torch")
