@@ -105,8 +105,3 @@ def _backend(row: Availability) -> Row:
     needs = lacking(row.name) if row.usable else ""
     return {"part": f"backend {row.name}", "usable": row.usable,
             "about": f"{held}; runs bundles, compiles none: {needs}" if needs else held}  # fmt: skip
-    rows.append({"part": "linker", "usable": path is not None, "about": about})
-    compiler = nvrtc()
-    made = "missing, needed for compiling for NVIDIA GPUs with the TVM backend; " + HINT
-    about = made if compiler is None else f"NVRTC {compiler.version}: code for NVIDIA GPUs can be made here"
-    return [*rows, {"part": "cubins", "usable": compiler is not None, "about": about}]

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from ...compiler.capabilities import Capabilities
+from ...compiler.hardware import gpus
 from ...compiler.hardware.baselines import BASELINES, NAMED, Baseline, bodies
 from ...compiler.hardware.caches import ASSUMED, caches
-from ...compiler.hardware import gpus
 from ...compiler.hardware.machine import Machine, this_machine
 from ...compiler.passes.choose import KERNELS, RUN
 from ...compiler.plan import Plan

@@ -261,8 +261,8 @@ class Emit:
         arena = [r for r in self._roots if r.kind == "arena"]
         places = {id(r): str(i) for i, r in enumerate(arena)}
         calls = [
-            Call(kernel, list(keys), [_arg(a, places) for a in args], *rest)
-            for kernel, keys, args, *rest in self._calls
+            Call(kernel, list(keys), [_arg(a, places) for a in args], waits, grid, only)
+            for kernel, keys, args, waits, grid, only in self._calls
         ]
         buffers = [Buffer(str(r.bytes), r.first, r.last) for r in arena]
         return Schedule("", calls, buffers, self._constants, str(self._scratch))

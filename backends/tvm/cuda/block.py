@@ -10,11 +10,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tvm import DataType, ir, tirx
+from tvm import DataType, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from ..script import BUILDER, WIDTHS, Body, Expr, bind, bf16_bits, element_of, load, number, store, widened
+from ..script import (
+    BUILDER,
+    WIDTHS,
+    Body,
+    Expr,
+    bf16_bits,
+    bind,
+    element_of,
+    load,
+    number,
+    same,
+    store,
+    when,
+    widened,
+)  # fmt: skip
 
 BLOCK = 128  # threads of a block where a kernel does not say otherwise
 WARP = 32
@@ -223,8 +237,6 @@ def over_block(b: Block, value: Expr, combine: Callable[[Expr, Expr], Expr], thr
     value = over_lanes(value, combine)
     if threads == WARP:
         return value
-    from ..script import same, when
-
     when(same(rem32(b.lane, WARP), i32(0)), lambda: store(room, div32(b.lane, WARP), value))
     sync()
     parts = [load(room, i32(i)) for i in range(threads // WARP)]
@@ -234,9 +246,10 @@ def over_block(b: Block, value: Expr, combine: Callable[[Expr, Expr], Expr], thr
     return bind(parts[0])
 
 
+def part(vector: Expr, lane: int) -> Expr:
+    """One number of a vector."""
+    return tirx.Shuffle([vector], [i32(lane)])
+
+
 def pointer(array: Any, at: Expr | int) -> Expr:
     return T.address_of(tirx.BufferLoad(array, [at]))
-
-
-def pointer_type(dtype: str) -> Any:
-    return ir.PointerType(ir.PrimType(dtype))

@@ -33,7 +33,7 @@ def resources(cubin: bytes) -> Resources:
         values = dict(_attributes(sections[".nv.info"]))
         shared = next((len(data) for name, data in sections.items() if name.startswith(".nv.shared.")), 0)
         return Resources(values[_REGISTERS], shared, values[_FRAME])
-    except (KeyError, struct.error, ValueError) as error:
+    except (KeyError, IndexError, struct.error, ValueError) as error:
         raise LoadError("this is not device code of one kernel", found=str(error)[:200]) from error
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tundish.backends.tvm.lower import cpus
 from tundish.backends.tvm.group import MOST_ARRAYS, MOST_NODES, groups
+from tundish.backends.tvm.lower import cpus
 from tundish.backends.tvm.steps import FORMULAS
 from tundish.backends.tvm.tiles import WIDTH
 from tundish.ir.build import Builder

@@ -1,5 +1,5 @@
-"""Attention of many queries in f32: a block a tile of queries of one head, over the keys tile by tile. Scores never leave
-the block: each thread computes a few of a tile, and adds what they weigh to its part of the result.
+"""Attention of many queries in f32: a block a tile of queries of one head, over the keys tile by tile. Scores never
+leave the block: each thread computes a few of a tile, and adds what they weigh to its part of the result.
 
 Sources: Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; Dao et al. 2022, "FlashAttention".
 """

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...script import Expr, bind, cast, differ, i64, least, load, most, number, select
+from ...script import Expr, bind, cast, differ, i64, least, load, most, number, pure_external, select
 from ...vector_math import LOG2E, tanh
-from ..block import Block, i32, i64_of
+from ..block import Block, guarded, i32, i64_of
 
 LOWEST = -1e30  # what the largest score of a row is at least, so that a row of -inf alone has powers of 0
 NEVER = float("-inf")
@@ -21,8 +21,8 @@ class Form:
     """What a model fixes of an attention.
 
     d, e: size of a key and of a value. heads: key heads; group: queries' heads for each. scale, causal, window,
-    softcap: as of the op. given: the type of q, k, v and y. mask: "", "keys" [b, t] or "full" [b, h, s, t]. bias, sinks,
-    position: their types, or "".
+    softcap: as of the op. given: the type of q, k, v and y. mask: "", "keys" [b, t] or "full" [b, h, s, t]. bias,
+    sinks, position: their types, or "".
     """
 
     d: int
@@ -107,8 +107,6 @@ class Row:
 
     def score(self, product: Expr, key: Expr) -> Expr:
         """The score of a key, given its product with the query times `Form.factor`; it may be beyond the last."""
-        from ..block import guarded
-
         f, of = self._form, self._of
         if f.softcap:
             product = tanh(product) * number(f.softcap * LOG2E)
@@ -130,6 +128,4 @@ def sink_of(of: Given, head: Expr) -> Expr:
 
 def exp2(x: Expr) -> Any:
     """2^x, within two units in the last place of f32."""
-    from tvm import tirx
-
-    return tirx.call_pure_extern("float32", "tundish_exp2", x)
+    return pure_external("float32", "tundish_exp2", x)

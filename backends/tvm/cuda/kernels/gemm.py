@@ -1,5 +1,5 @@
-"""Products with weights in f32, by multiply-adds of single threads: tiles go through shared memory, a thread's sums stay
-in its registers, and the next tiles are on their way while one is at work."""
+"""Products with weights in f32, by multiply-adds of single threads: tiles go through shared memory, a thread's sums
+stay in its registers, and the next tiles are on their way while one is at work."""
 
 from __future__ import annotations
 

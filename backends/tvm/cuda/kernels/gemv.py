@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import tirx
-
-from ...script import Expr, Registers, bind, both, i64, least, load, number, reinterpret, store, when
-from ..block import WARP, Block, block_kernel, div32, from_half, from_lane, i32, i64_of, loop32, rem32, sync
+from ...script import Expr, Registers, bind, both, cast, div, i64, least, load, number, reinterpret, store, when
+from ..block import WARP, Block, block_kernel, div32, from_half, from_lane, i32, i64_of, loop32, part, rem32, sync
 from .product import Product, Result
 
 FEW = ((1, 1), (2, 8))  # rows that a kernel is made for: from, to
@@ -84,9 +82,9 @@ class Weights:
         """`count` numbers, in f32."""
         if self._held == "float32":
             whole = bind(load(self._array, place, count))
-            return [bind(tirx.Shuffle([whole], [i32(i)])) for i in range(count)]
-        whole = bind(load(self._array, tirx.truncdiv(place, i64(2)), count // 2))
-        words = [bind(tirx.Shuffle([whole], [i32(i)])) for i in range(count // 2)]
+            return [bind(part(whole, i)) for i in range(count)]
+        whole = bind(load(self._array, div(place, 2), count // 2))
+        words = [bind(part(whole, i)) for i in range(count // 2)]
         return [bind(self._half(word, upper)) for word in words for upper in (False, True)]
 
     def _half(self, word: Expr, upper: bool) -> Expr:
@@ -94,6 +92,6 @@ class Weights:
         if self._held == "bfloat16":
             bits = word & number(0xFFFF0000, 1, "uint32") if upper else word << number(16, 1, "uint32")
             return reinterpret("float32", bits)
-        return from_half(tirx.Cast("uint16", word >> number(16 if upper else 0, 1, "uint32")))
+        return from_half(cast("uint16", word >> number(16 if upper else 0, 1, "uint32")))
 
 

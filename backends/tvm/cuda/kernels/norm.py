@@ -16,12 +16,10 @@ from ..block import (
     block_kernel,
     div32,
     guarded,
-    i32,
     i64_of,
     loop32,
     over_block,
     rem32,
-    sync,
 )  # fmt: skip
 from .elementwise import per_block
 
@@ -42,8 +40,8 @@ def norm(
     name: str, *, d: int, eps: float, lanes: int, centred: bool, biased: bool, dtype: str = "float32",
     outs: tuple[str, ...] = ("float32",),
 ) -> Any:  # fmt: skip
-    """Slots: x, weight, bias where there is one, y in each type of `outs`, rows. centred: layer norm; otherwise the root
-    mean square alone."""
+    """Slots: x, weight, bias where there is one, y in each type of `outs`, rows. centred: layer norm; otherwise the
+    root mean square alone."""
     threads = threads_of(d)
     block, per = max(threads, BLOCK), max(1, BLOCK // threads)
 

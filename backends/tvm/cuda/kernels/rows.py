@@ -7,8 +7,8 @@ from typing import Any
 
 from .....ir import dims
 from .....ir.dims import Dim
-from ...script import Expr, bind, both, cast, differ, i64, load, number, select, store, when
 from ...kernels.index import Indices
+from ...script import Expr, bind, both, cast, differ, i64, load, number, select, store, when
 from ..block import BLOCK, Block, block_kernel, div32, i32, i64_of, rem32
 from .elementwise import per_block
 

@@ -12,8 +12,7 @@ from tundish.backends import registry
 from .device import Simulating
 from .simulate import MIXED, needs_compiler
 
-pytestmark = needs_compiler
-slow = pytest.mark.slow
+pytestmark = [needs_compiler, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ MODELS = ("bert-tiny", "llama-tiny", "gpt2-tiny", "qwen3-tiny", "gemma2-tiny", "
           "gpt-neox-tiny", "bloom-tiny", "mistral-tiny", "palm-tiny", "transformer-tiny")  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "bert-tiny" else slow) for n in MODELS])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_named_model_verifies(name: str, simulated: Simulating, tmp_path: Path) -> None:
     bundle = tundish.compile(name, tmp_path / "b.tundish", backend="tvm", target=simulated.target)
     report = tundish.verify(bundle)
