@@ -46,6 +46,7 @@ class Block(Body):
 
     def __init__(self, args: list[Expr], kinds: dict[int, str], found: dict[int, str], block: Expr, lane: Expr) -> None:
         self._args, self._kinds, self._found = args, kinds, found
+        self.widths: dict[int, int] = {}
         self.block, self.lane = block, lane
 
     def all_threads(self, count: int) -> None:
@@ -53,10 +54,11 @@ class Block(Body):
         self.thread = bind(tirx.Cast("int64", self.block) * count + tirx.Cast("int64", self.lane))
         self.threads = self._args[-1]
 
-    def array(self, slot: int, dtype: str = "float32") -> Any:
+    def array(self, slot: int, dtype: str = "float32", together: int = 1) -> Any:
         if dtype in ("float16", "bfloat16"):
             dtype = "uint16"
         self._found.setdefault(slot, dtype)
+        self.widths[slot] = DataType(dtype).bits // together
         if self._kinds.get(slot) != dtype:
             return self.at(self._args[slot], dtype)
         return T.decl_buffer((_ANY,), dtype, data=self._args[slot], layout=None)
@@ -145,8 +147,7 @@ def block_kernel(slots: int, write: Write, *, block: int = BLOCK, shared: int = 
     kinds: dict[int, str] = {}
     _function(slots, write, block, {}, kinds)  # of which only is learned what the slots are
     function = _function(slots, write, block, kinds, {})
-    widths = {str(slot): DataType(kind).bits for slot, kind in sorted(kinds.items())}
-    return function.with_attr("tundish.launch", [block, shared, blocks]).with_attr(WIDTHS, widths)
+    return function.with_attr("tundish.launch", [block, shared, blocks])
 
 
 def _function(slots: int, write: Write, block: int, kinds: dict[int, str], found: dict[int, str]) -> Any:
@@ -156,8 +157,9 @@ def _function(slots: int, write: Write, block: int, kinds: dict[int, str], found
             T.func_attr({"global_symbol": NAME, "tirx.noalias": True, "calling_conv": 2, "tirx.is_global_func": True})
             args = [T.arg(f"a{i}", T.handle(kinds[i]) if i in kinds else T.int64()) for i in range(slots)]
             with T.launch_thread("blockIdx.x", _MOST_BLOCKS) as x, T.launch_thread("threadIdx.x", block) as lane:
-                write(Block(args, kinds, found, _var(x), _var(lane)))
-    return builder.get()
+                body = Block(args, kinds, found, _var(x), _var(lane))
+                write(body)
+    return builder.get().with_attr(WIDTHS, {str(slot): bits for slot, bits in sorted(body.widths.items())})
 
 
 def _var(thread: Any) -> Expr:

@@ -76,7 +76,7 @@ class Weights:
 
     def __init__(self, b: Block, form: Product) -> None:
         self._held = form.held
-        self._array = b.array(1, "float32" if form.held == "float32" else "uint32")
+        self._array = b.array(1) if form.held == "float32" else b.array(1, "uint32", 2)
 
     def some(self, place: Expr, count: int) -> list[Expr]:
         """`count` numbers, in f32."""
