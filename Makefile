@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed-$(HASH)
 DEV := $(VENV)/.installed-dev-$(HASH)
 # What `make check` runs of the tests: those that need neither torch nor a model nor a browser.
 WITH_MODELS := tests/ir/capture tests/ir/test_fold_models.py tests/compiler/test_captured.py \
-	tests/profiler/report/test_html.py $(patsubst %,tests/profiler/test_%.py,calibrate candidates compare \
+	tests/profiler/report/test_html.py $(patsubst %,tests/profiler/test_%.py,alone calibrate candidates compare \
 	generation_bench kernel_bench kv_cache measure memory_model perplexity profile_reports profile_verb routing tune) tests/profiler/evaluation/test_adapter.py
 FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler $(addprefix --ignore ,$(WITH_MODELS))
 PYTEST_ARGS ?=
@@ -88,6 +88,7 @@ bench: $(INSTALLED)
 	for kernel in gemm attention epilogues; do \
 		$(BIN)/python -m tundish.profiler.kernel_bench $$kernel --write docs/benchmarks.md || exit 1; done
 	$(BIN)/python -m tundish.profiler.kernel_bench gemm --precision bf16 --write docs/benchmarks.md
+	-$(BIN)/python -m tundish.profiler.compile_bench --write docs/benchmarks.md
 	$(BIN)/python -m tundish compile smollm2 -o build/smollm2.tundish
 	$(BIN)/python -m tundish.profiler.generation_bench build/smollm2.tundish --write docs/benchmarks.md
 

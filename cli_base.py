@@ -43,7 +43,7 @@ Model = Annotated[str, typer.Argument(help="a folder, .gguf file, zoo name, file
 BundlePath = Annotated[Path, typer.Argument(help="a bundle folder made by `tundish compile`")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the rows as JSON")]
 Target = Annotated[str, typer.Option(help="cpu, cuda, or one of `tundish targets`")]
-BackendName = Annotated[str, typer.Option(help="onnxruntime, tvm, reference or null")]
+BackendName = Annotated[str, typer.Option(help="onnxruntime, tvm, reference, null; for compile auto: the fastest")]
 TaskName = Annotated[str | None, typer.Option(help="the model's head, when not config.architectures[0]")]
 Span = Annotated[str | None, typer.Option(help="sizes to allow: 4, 1..8 or 1..")]
 SomeBatch = Annotated[int | None, typer.Option("--batch", min=1, help="batch size; 1 when not given")]

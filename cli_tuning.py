@@ -38,7 +38,7 @@ def tune(
     threads: Threads = None,
     target: Target = "cpu",
     backend: BackendName = "onnxruntime",
-    budget: Annotated[str, typer.Option(help="90s, 5min or 1h; the next run goes on from there")] = "10min",
+    budget: Annotated[str, typer.Option(help="90s, 5min or 1h; the next run goes on from there")] = "5min",
     workers: Annotated[str, typer.Option(help="processes that build, or ray, or ray://HOST:PORT")] = "1",
     as_json: AsJson = False,
 ) -> None:

@@ -78,7 +78,7 @@ def _builders(backend: str, target: str, wish: Wish) -> tuple[list[Builder], lis
     found, reasons, errors = list[Builder](), list[str](), list[TundishError]()
     for name in CANDIDATES:
         try:
-            found.append(Builder(name, target, wish))
+            found.append(Builder(name, target, wish, only=False))
         except TundishError as error:
             reasons.append(f"{name}: {error.problem}")
             errors.append(error)
@@ -103,9 +103,11 @@ def _others(builders: Sequence[Builder], made: Any) -> list[Builder]:
 
 
 class Builder:
-    """A backend and what it is to build for. Raises: CompileError, LoadError, BuildError."""
+    """A backend and what it is to build for. only: no other one compiles.
 
-    def __init__(self, backend: str, target: str, wish: Wish) -> None:
+    Raises: CompileError, LoadError, BuildError."""
+
+    def __init__(self, backend: str, target: str, wish: Wish, *, only: bool = True) -> None:
         from .compiler.driver import pass_names
         from .compiler.passes.precision import check_precision
         from .compiler.passes.quantize import check_blocks
@@ -121,7 +123,7 @@ class Builder:
         self.capabilities = self.engine.capabilities(self.machine)
         check_precision(self.capabilities, self.policy)
         check_blocks(self.capabilities, self.policy)
-        self.tuning = choose_table(wish.tuning, self.machine, engine_of(backend, self.engine.versions()))
+        self.tuning = choose_table(wish.tuning, self.machine, engine_of(backend, self.engine.versions()), only=only)
         self.routing = None if wish.routing is None else read_routing(Path(wish.routing))
 
     def check(self, work: Work) -> None:

@@ -42,7 +42,7 @@ Named = list[tuple[str, dict[str, np.ndarray]]]
 def tune(
     model: Any, output: str | Path | None = None, *, batch: int = 1, seq: int | None = None, phase: str = "prefill",
     past: int | None = None, task: str | None = None, precision: str = "fp32", threads: int | None = None,
-    target: str = "cpu", backend: str = "onnxruntime", budget: str | float = "10min", workers: int | str = 1,
+    target: str = "cpu", backend: str = "onnxruntime", budget: str | float = "5min", workers: int | str = 1,
     ring: Ring = USUAL, progress: Progress = silent,
 ) -> dict[str, Any]:  # fmt: skip
     """Measures the choices that the compiler offers for a model, and writes the table that `compile` reads.

@@ -144,11 +144,12 @@ def default_place(chip: Chip) -> Path | None:
     return home / "tundish" / "tuning" / chip.file
 
 
-def choose_table(asked: str | Path | None, machine: Machine, engine: str) -> Chosen:
+def choose_table(asked: str | Path | None, machine: Machine, engine: str, *, only: bool = True) -> Chosen:
     """The table that `--tuning` asks for: a file, `none`, or None for the default place, where none need be.
 
     Raises: LoadError where it is broken, newer, or has nothing for this version of the backend.
-    One of another chip, and a default one that was measured with other versions, is left out with a note.
+    One of another chip, and a default one that was measured with other versions, is left out with a note; so is a
+    named one that has nothing for this backend, where it is not the only one that compiles.
     """
     chip = Chip.of(machine)
     if asked is not None and str(asked) == NONE:
@@ -165,7 +166,7 @@ def choose_table(asked: str | Path | None, machine: Machine, engine: str) -> Cho
     if table.answers or not found.entries:
         return Chosen(table, place)
     others = ", ".join(sorted({e.engine for e in found.entries}))
-    if named:
+    if named and only:
         raise LoadError(f"the tuning table {place.name} has nothing for {engine}", found=others,
                         hint="run `tundish tune` again, or compile with --tuning none")  # fmt: skip
     return Chosen(Table(), place, f"the tuning table is for {others} and was left out; run `tundish tune` again")

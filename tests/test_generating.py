@@ -242,10 +242,11 @@ def test_it_needs_nothing_that_only_compiling_needs(talking: Path) -> None:
         assert done.stdout == bundle.generate("Who pours?", system=SYSTEM, max_new_tokens=8).text + "\n"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_it_runs_where_only_the_base_is_installed(talking: Path, tmp_path: Path) -> None:
-    copy, venv = tmp_path / "copy", tmp_path / "venv"
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment that holds the base install and nothing else."""
+    folder = tmp_path_factory.mktemp("base")
+    copy, venv = folder / "copy", folder / "venv"
     junk = shutil.ignore_patterns(".*", "build", "dist", "demo", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, copy, ignore=junk)
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
@@ -254,10 +255,44 @@ def test_it_runs_where_only_the_base_is_installed(talking: Path, tmp_path: Path)
         pytest.skip(f"the packages cannot be fetched: {fetched.stderr.strip().splitlines()[-1][:200]}")
     assert fetched.returncode == 0, fetched.stderr
     held = subprocess.run([venv / "bin" / "pip", "list", "--format=freeze"], capture_output=True, text=True).stdout
-    assert not re.search(r"^(torch|transformers|onnx|safetensors)=", held, re.M)
-    line = [venv / "bin" / "tundish", "generate", talking, "Who pours?", "--system", SYSTEM, "--max-new-tokens", "8"]
+    assert not re.search(r"^(torch|transformers|onnx|safetensors|apache-tvm|llvmlite)=", held, re.M)
+    return venv / "bin"
+
+
+def tried(base: Path, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(line, capture_output=True, text=True, env=clean, cwd=tmp_path)
+    return subprocess.run([base / "tundish", *map(str, words)], capture_output=True, text=True, env=clean, cwd=folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_it_runs_where_only_the_base_is_installed(talking: Path, base: Path, tmp_path: Path) -> None:
+    done = tried(base, tmp_path, "generate", talking, "Who pours?", "--system", SYSTEM, "--max-new-tokens", 8)
     assert done.returncode == 0, done.stderr
     with tundish.load(talking) as bundle:
         assert done.stdout == bundle.generate("Who pours?", system=SYSTEM, max_new_tokens=8).text + "\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_bundle_of_tvms_runs_where_only_the_base_is_installed(base: Path, tmp_path: Path) -> None:
+    """With the run-time library that it brings; what only compiling needs is told in one line."""
+    made = tundish.compile("shakespeare", tmp_path / "tvm.tundish", backend="tvm", batch="1..4", seq="1..64")
+    said = made.generate("ROMEO:", max_new_tokens=8).text
+    done = tried(base, tmp_path, "generate", made.path, "ROMEO:", "--max-new-tokens", 8)
+    assert (done.returncode, done.stdout) == (0, f"{said}\n"), done.stderr
+    done = tried(base, tmp_path, "verify", made.path, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["passed"], done.stderr
+    given = [f"--input={name}=random" for name in ("input_ids", "attention_mask")]
+    done = tried(base, tmp_path, "run", made.path, *given, "--output", "answers")
+    assert done.returncode == 0 and (tmp_path / "answers" / "logits.npy").is_file(), done.stderr
+    done = tried(base, tmp_path, "profile", made.path, "--repeats", 1, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["backend"] == "tvm", done.stderr
+    for verb, part in (("ops", "needs pip install"), ("targets", "needs TVM to compile"), ("doctor", "compiles none")):
+        done = tried(base, tmp_path, verb, "--json")
+        assert done.returncode == 0 and part in done.stdout, done.stderr
+    for backend in ("tvm", "auto"):
+        done = tried(base, tmp_path, "compile", "bert-tiny", "-o", "x", "--backend", backend)
+        lines = done.stderr.splitlines()
+        assert done.returncode == 2 and sum(line.startswith("tundish: ") for line in lines) == 1, done.stderr
+        assert "pip install 'tundish[compile]'" in done.stderr and not (tmp_path / "x").exists()

@@ -112,6 +112,7 @@ def test_another_version_of_the_backend(place):
     add(place, CHIP, entries=[entry()])
     with pytest.raises(LoadError, match=r"has nothing for tester, library 1\.3"):
         choose_table(place, MACHINE, newer)
+    assert "was left out" in choose_table(place, MACHINE, newer, only=False).note
 
 
 def test_another_chip(place):

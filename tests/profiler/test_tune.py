@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,55 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, stops):
     third = Stopwatch()
     tuner(place, third).run()
     assert third.asked == []
+
+
+TILES = Choice("tiles", ("usual", "rows 8", "rows 4", "deep x2", "deep /2", "rows 8, deep x2", "rows 4, deep x2"),
+               at_run=True, alone=True)  # fmt: skip
+ALONE = {"rows 8": 0.9, "rows 4": 0.95, "deep x2": 0.97, "deep /2": 1.1, "rows 8, deep x2": 0.85}
+OF_TILES = {"usual": 10.0, "rows 8, deep x2": 9.0, "rows 8": 9.5}
+
+
+@dataclass
+class Kernels:
+    """In place of kernels that are timed alone: ratios that are known."""
+
+    asked: list[list[str]] = field(default_factory=list)
+
+    def __call__(self, site, options, until):
+        self.asked.append(list(options))
+        return {o: paired([10.0] * 15, [10.0 * ALONE[o]] * 15) for o in options[1:]} if until > 0 else {}
+
+
+def of_tiles(place: Path, watch: Stopwatch, kernels: Kernels, deadline: float = math.inf) -> Tuner:
+    made = tuner(place, watch, choices=(TILES,), deadline=deadline)
+    return replace(made, subject=replace(made.subject, alone=kernels))
+
+
+def test_of_many_kernels_those_that_are_faster_alone_are_tried_in_the_model(tmp_path):
+    place, kernels = tmp_path / "t.json", Kernels()
+    watch = Stopwatch(time=lambda run: OF_TILES[run["tiles"]])
+    result = of_tiles(place, watch, kernels).run()
+    assert kernels.asked == [["usual", "rows 8", "rows 4", "deep x2", "deep /2"], ["usual", "rows 8, deep x2"]]
+    assert {run["tiles"] for pair in watch.asked for run in pair} <= set(OF_TILES)
+    assert chosen(place) == {"tiles": "rows 8, deep x2"} and result["complete"]
+    (entry,) = read_table(place).entries
+    assert set(entry.measured) <= set(OF_TILES) and entry.ratio == pytest.approx(0.9)
+    again = Kernels()
+    of_tiles(place, Stopwatch(stop_after=0), again).run()
+    assert again.asked == []
+
+
+def test_no_kernel_that_is_slower_alone_is_built_into_a_model(tmp_path):
+    kernels, watch = Kernels(), Stopwatch()
+    slow = {o: 1.5 for o in TILES.options}
+    of_tiles(tmp_path / "t.json", watch, lambda site, options, until: {
+        o: paired([10.0] * 15, [10.0 * slow[o]] * 15) for o in options[1:]}).run()  # type: ignore[arg-type]
+    assert watch.asked == [] and kernels.asked == []
+
+
+def test_kernels_are_not_timed_when_the_time_is_up(tmp_path):
+    result = of_tiles(tmp_path / "t.json", Stopwatch(), Kernels(), deadline=0.0).run()
+    assert not result["complete"] and not (tmp_path / "t.json").exists() or read_table(tmp_path / "t.json").trials == []
 
 
 def test_no_time_is_left(tmp_path):
