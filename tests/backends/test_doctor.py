@@ -34,7 +34,7 @@ def row(rows: list[dict], **words: object) -> dict:
 
 def test_here_all_can_be_compiled():
     assert row(target_rows(), target="cpu", backend="tvm")["usable"]
-    assert {r["target"] for r in target_rows() if r["backend"] == "tvm"} == {"cpu", *NAMED}
+    assert {r["target"] for r in target_rows() if r["backend"] == "tvm"} >= {"cpu", *NAMED}
     assert row(op_rows(), op="linear")["tvm"] == "decomposed" or row(op_rows(), op="linear")["tvm"] == "lowered"
     assert "compiles none" not in row(part_rows(), part="backend tvm")["about"]
 
