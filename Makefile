@@ -10,6 +10,7 @@ INSTALLED := $(VENV)/.installed-$(HASH)
 DEV := $(VENV)/.installed-dev-$(HASH)
 # What `make check` runs of the tests: those that need neither torch nor a model nor a browser.
 WITH_MODELS := tests/ir/capture tests/ir/test_fold_models.py tests/compiler/test_captured.py \
+	tests/compiler/test_raise_moe.py \
 	tests/profiler/report/test_html.py $(patsubst %,tests/profiler/test_%.py,alone calibrate candidates compare \
 	generation_bench kernel_bench kv_cache measure memory_model perplexity profile_reports profile_verb routing tune) tests/profiler/evaluation/test_adapter.py
 FAST := tests/test_layers.py tests/ir tests/compiler tests/profiler $(addprefix --ignore ,$(WITH_MODELS))
@@ -28,7 +29,7 @@ help:
 	@echo "make onnx-table run ONNX's own node cases, write docs/onnx.md"
 	@echo "make account-table  count the published models, write docs/accounting.md"
 	@echo "make placement-table  place experts of drawn loads beside EPLB's method, write docs/placement.md"
-	@echo "make train-lm   train the small language model in models/shakespeare again, about ten minutes on 2 cores"
+	@echo "make train-lm   train the small language models in models/shakespeare and shakespeare_moe again, ten minutes each"
 	@echo "make clean      remove what these commands made, but the installation (make distclean)"
 
 install: $(INSTALLED)
@@ -103,6 +104,7 @@ account-table: $(DEV)
 
 train-lm: $(INSTALLED)
 	$(BIN)/python -m tundish.models.shakespeare.train models/shakespeare
+	$(BIN)/python -m tundish.models.shakespeare_moe.train models/shakespeare_moe
 
 clean:
 	rm -rf build dist demo *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -20,7 +20,7 @@ from .ir.dims import Range
 from .ir.graph import Program
 from .measuring import account, bench, calibrate, diff
 from .models.errors import ModelWarning
-from .placing import place
+from .placing import place, size_bytes
 from .profiler.diff import read_percent
 from .profiler.report.accounting import show as show_account
 from .profiler.report.changes import show_diff
@@ -50,7 +50,8 @@ def compile(
     task: str | None = None, batch: Span = None, seq: Span = None, precision: str = "fp32", weights: str | None = None,
     inputs: Mapping[str, Any] | None = None, fixed: Mapping[str, Any] | None = None, packed: bool = False,
     phase: str = "generate", past: Span = None, print_after: str | None = None, verified: bool = False,
-    tuning: str | Path | None = None, routing: str | Path | None = None, progress: Progress = silent,
+    tuning: str | Path | None = None, routing: str | Path | None = None, expert_memory: str | int | None = None,
+    progress: Progress = silent,
 ) -> Bundle:  # fmt: skip
     """Compiles a model into a bundle: captured, optimised, built, with the original's answers stored beside it.
 
@@ -72,10 +73,13 @@ def compile(
                can take), and which gives them back with one more, concatenated.
     verified:  replay the recorded cases before the bundle takes its place; one that fails is not written.
     routing:   a file of `profile --record-routing`: what the model's routers choose on a text.
+    expert_memory: bytes for all experts, as 4GiB, where not all are to be in memory: the plan says which stay, and what
+               a token reads of the others. Needs `routing`.
     tuning:    the table that `tune` wrote, or `none`; by default this chip's, where there is one.
     Raises: CaptureError, CompileError, BuildError, each with the user's line.
     """
-    wish = Wish(precision, weights, task, packed, print_after, verified, tuning, routing)
+    wish = Wish(precision, weights, task, packed, print_after, verified, tuning, routing,
+                size_bytes(expert_memory, "expert_memory"))  # fmt: skip
     asked = Asked(task, batch, seq, inputs, fixed, packed, phase, past)
     return compiled(model, asked, wish, backend, target, output, progress)
 

@@ -86,6 +86,7 @@ def compile(
     print_after: Annotated[str | None, typer.Option(help="print the program after this pass")] = None,
     tuning: Annotated[str | None, typer.Option(help="a table of `tundish tune`, or none; else this chip's")] = None,
     routing: Annotated[Path | None, typer.Option(help="a file of `profile --record-routing`")] = None,
+    expert_memory: Annotated[str | None, typer.Option(help="for all experts, as 4GiB; needs --routing")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model into a bundle that runs without PyTorch."""
@@ -96,7 +97,7 @@ def compile(
             model, output, target=target, backend=backend, task=task, batch=batch, seq=seq, precision=precision,
             weights=weights, packed=packed, phase=phase, past=past, fixed=_assignments(fix or [], "--fix"),
             print_after=print_after, verified=verify, tuning=tuning, routing=routing,
-            progress=progress,
+            expert_memory=expert_memory, progress=progress,
         )  # fmt: skip
     passes = api.explain(bundle) if explain else None
     if as_json:

@@ -36,6 +36,7 @@ class Wish:
     verified: bool = False
     tuning: str | Path | None = None
     routing: str | Path | None = None
+    expert_memory_bytes: int | None = None
 
 
 def compiled(
@@ -168,7 +169,8 @@ class Builder:
 
         shown = (self.wish.print_after,) if self.wish.print_after else ()
         task = Task(self.machine, self.capabilities, self.policy, work.program.symbols, tuning=self.tuning.table,
-                    model=self._key(work), routing=self.routing)  # fmt: skip
+                    model=self._key(work), routing=self.routing,
+                    expert_memory_bytes=self.wish.expert_memory_bytes)  # fmt: skip
         return compile_program(work.program, task, print_after=shown,
                                on_pass=lambda name, i, n: progress("optimising", 0.55 + 0.2 * i / n))  # fmt: skip
 

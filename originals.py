@@ -77,7 +77,9 @@ def _check_fits(weight_bytes: int | None) -> None:
 
 def captured(source: Any, ranges: Mapping[str, Range]) -> Program:
     """The source's program by the way in for its form: flat, or folded where few layers stand for many."""
-    program = _CAPTURES[source.form](source, ranges)
+    from .compiler.passes.raise_moe import raised
+
+    program = raised(_CAPTURES[source.form](source, ranges)).program
     if not source.depths:
         return program
     from .ir.fold import fold

@@ -26,17 +26,20 @@ from .passes.raise_activation import raise_activation
 from .passes.raise_attention import raise_attention
 from .passes.raise_cache import raise_cache
 from .passes.raise_linear import raise_linear
+from .passes.raise_moe import raise_moe
 from .passes.raise_norm import raise_norm
 from .passes.raise_quantized import raise_quantized, split_offsets
 from .passes.raise_rotary import raise_rotary
 from .passes.registry import Decision, Pass, Rewrite
-from .passes.routing import keep_routing
+from .passes.routing import keep_experts, keep_routing
 from .passes.sink_masks import sink_masks
 from .plan import Guard, Note, Plan, Variant
 from .task import Task
 
 PASSES: tuple[Pass, ...] = (
     keep_routing,
+    raise_moe,
+    keep_experts,
     fold_layers,
     clean,
     sink_masks,

@@ -38,7 +38,8 @@ class Task:
 
     fuse: False leaves every op as captured (for comparison and for bisecting).
     tuning: what was measured to be the fastest, where a pass may choose; model: the key of this model in it.
-    routing: what its routers were seen to choose, where that was recorded.
+    routing: what its routers were seen to choose, where that was recorded. expert_memory_bytes: of all experts of a
+      model together, where they are not all to be in memory.
     """
 
     machine: Machine
@@ -49,3 +50,4 @@ class Task:
     tuning: Table = Table()
     model: str = ""
     routing: Routing | None = None
+    expert_memory_bytes: int | None = None

@@ -14,6 +14,7 @@ from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 from ..diagnostics import CaptureError
+from .expert_patches import patched_experts
 from .experts import hooked_experts
 
 NAME = "tundish"
@@ -212,7 +213,7 @@ def hooked(module: Any) -> Iterator[None]:
         for root in roots:
             if type(root)._can_set_attn_implementation():
                 root.config._attn_implementation_internal = NAME
-        with hooked_experts(module):
+        with hooked_experts(module), patched_experts(module):
             yield
     finally:
         AttentionMaskInterface.register("eager", written_out)

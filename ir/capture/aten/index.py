@@ -22,6 +22,20 @@ def _(to: Translator) -> Value:
     return to.emit("gather", to.value(table), to.value(ids), axis=0)
 
 
+@enters(TABLE, "one_hot.default")
+def _(to: Translator) -> Value:
+    """1 where an element is the place along a new last axis."""
+    x, classes = to.args("self", "num_classes")
+    if not isinstance(classes, int) or classes < 1:
+        raise CaptureError("one_hot without a number of classes makes a size that depends on values",
+                           hint="give num_classes")  # fmt: skip
+    value = to.value(x, i64)
+    rank = value.type.rank
+    each = to.emit("reshape", to.emit("iota", length=classes, dtype=i64), shape=(*[1] * rank, classes))
+    ids = to.emit("reshape", value, shape=(*value.type.shape, 1))
+    return to.emit("cast", to.emit("eq", ids, each), dtype=i64)
+
+
 @enters(TABLE, "index_select.default")
 def _(to: Translator) -> Value:
     x, at, ids = to.node.args
