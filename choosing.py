@@ -19,19 +19,20 @@ ROUNDS = 9
 
 def fastest(bundles: Mapping[str, Bundle]) -> tuple[str, str]:
     """(name, why) of the bundle whose times are the least: the geometric mean over its whole run and, where it writes
-    text, one step. One that cannot be timed, or answers otherwise than the first does, loses."""
+    text, one step. One that cannot be timed loses, and where no original's answers are stored in them, so does one that
+    answers otherwise than the first."""
     from .profiler.duel import Ring, Side, duel
 
     (first, base), *others = bundles.items()
     if not others:
         return first, f"{first} was taken: nothing else here builds this model"
-    times, said = {first: 1.0}, list[str]()
+    times, said, proven = {first: 1.0}, list[str](), bool(base.cases().cases)
     for name, other in others:
         ratios: list[float] = []
         for what, opener, inputs in _loads(base):
             ours, theirs = (Side(b.path, {}, None, opener) for b in (base, other))
             try:
-                held = duel(ours, theirs, inputs, base.manifest.dtype, Ring(rounds=ROUNDS))
+                held = duel(ours, theirs, inputs, base.manifest.dtype, Ring(rounds=ROUNDS), proven=proven)
             except RunError as error:
                 said.append(f"{what}: {error.problem}")
                 continue

@@ -77,10 +77,12 @@ USUAL = Ring()
 
 
 def duel(
-    base: Side, other: Side, inputs: Mapping[str, np.ndarray], dtype: str, ring: Ring, until: float = math.inf
-) -> Duel:
+    base: Side, other: Side, inputs: Mapping[str, np.ndarray], dtype: str, ring: Ring, until: float = math.inf,
+    *, proven: bool = False,
+) -> Duel:  # fmt: skip
     """Runs both, each in a process of its own, until that moment of the monotonic clock at most.
 
+    proven: both were held against an original, so that they are not against each other: each may be off its own way.
     Raises: RunError where the base itself does not run.
     """
     with tempfile.TemporaryDirectory(prefix="tundish-duel-") as name, ExitStack() as stack:
@@ -95,7 +97,7 @@ def duel(
             workers[who] = worker, worker.ready["run_s"]
         before = Reference("the best before it", dict(read_answer(folder / BASE / ANSWER)))
         apart = difference(read_answer(folder / OTHER / ANSWER), before, inputs, dtype)
-        if apart.problem:
+        if apart.problem and not proven:
             return Duel(None, problem=apart.problem, wrong=True)
         cpus = sorted(os.sched_getaffinity(0))
         ran, failed = race(workers, BASE, ring.rounds, max(base.busy, other.busy), cpus,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cli_kit import Command, command, made, refused  # noqa: F401
@@ -44,6 +45,17 @@ def test_one_that_answers_otherwise_is_not_taken(monkeypatch: pytest.MonkeyPatch
     bundle = tundish.compile("bert-tiny", backend="auto", batch="1..2", seq="1..8")
     assert bundle.plan_backend == "onnxruntime"
     assert any(n.startswith("not tried: tvm: the bundle differs from torch") for n in bundle.manifest.info["notes"])
+
+
+@pytest.mark.slow
+def test_what_was_held_against_the_original_is_not_held_against_the_other(monkeypatch: pytest.MonkeyPatch):
+    """Each may be off the original its own way, and so further from the other than from that."""
+    monkeypatch.setattr(duel, "difference", lambda *_: SimpleNamespace(problem="they differ"))
+    bundle = tundish.compile("bert-tiny", backend="auto", batch="1..2", seq="1..8")
+    (why,) = [n for n in bundle.manifest.info["notes"] if "was taken" in n]
+    assert why.count(" ms") == 2 and "they differ" not in why
+    program = tundish.capture("bert-tiny", batch="1..2", seq="1..8")
+    assert any("they differ" in n for n in tundish.compile(program, backend="auto").manifest.info["notes"])
 
 
 def test_one_alone_is_taken():
