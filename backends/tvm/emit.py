@@ -36,7 +36,8 @@ NAMES = _Names({
 class Root:
     """Memory that views lie in. Stages: of its first use, its last, and the last in which it was written, or read.
 
-    age: how often what a whole value of the program was in it was written over.
+    age: how often what a whole value of the program was in it was written over. cut: how the kernel that wrote it last
+    shares its work out among threads, None where nothing is known of that.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Root:
     written: int = -1
     read: int = -1
     age: int = 0
+    cut: Any = None
 
 
 @dataclass(frozen=True)
@@ -201,27 +203,32 @@ class Emit:
     def call(
         self, make: Make, static: Mapping[str, Any], reads: Sequence[View], writes: Sequence[View],
         sizes: Sequence[Dim] = (), scratch: Dim = 0, order: Sequence[View] | None = None, reports: bool = False,
-        apart: bool = False, grid: Dim | None = None, only: tuple[Dim, int, int] | None = None,
+        apart: bool = False, grid: Dim | None = None, only: tuple[Dim, int, int] | None = None, cut: Any = None,
+        own: Sequence[View] = (),
     ) -> None:  # fmt: skip
         """Runs a kernel. Its table: the views in `order` (what it reads, then what it writes), scratch memory where it
         asks for some, the sizes. reports: before the sizes, a word to write the next one in where an index is outside
         of what it looks up, and the call's number, from 1.
         apart: other kernels of its stage write in its root, but not where it does.
-        grid, only: of a GPU's kernel, as in its `Call`; (value, low, high)."""
-        if any(v.age != v.root.age for v in reads):
+        grid, only: of a GPU's kernel, as in its `Call`; (value, low, high).
+        cut: how its work is shared out. own: what it reads beside `reads`, and where a thread reads no other places
+        than it writes: what was cut alike it need not wait for, as each thread has written its part itself."""
+        if any(v.age != v.root.age for v in (*reads, *own)):
             raise BuildError("a value is read after it was written over", found=", ".join(self.keys))
         read, wrote = [v.root for v in reads], [v.root for v in writes]
         now = self._stage
+        read += [v.root for v in own if cut is None or v.root.cut != cut]
         waits = any(r.written == now for r in read) or any(r.read == now for r in wrote)
         waits = waits or (not apart and any(r.written == now for r in wrote))
         # A thread that is ahead would write where another, whose part begins elsewhere, still reads.
         waits = waits or (scratch != 0 and self._cut not in (0, scratch))
         self._stage += waits
         self._cut = scratch if waits or scratch != 0 else self._cut
+        read += [v.root for v in own]
         for root in read:
             root.read = self._stage
         for root in wrote:
-            root.written = self._stage
+            root.written, root.cut = self._stage, cut
         for root in (*read, *wrote):
             if root.first < 0:
                 root.first = self._stage

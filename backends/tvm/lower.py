@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from ...ir import ops  # noqa: F401  (fills OPS)
 from ...ir.dtypes import bf16, f32
+from ...ir.graph import Node
 from ...ir.op import OPS
 from .family import Family, Lowering
 
@@ -58,10 +60,18 @@ def table() -> dict[str, Lowering]:
 @lru_cache
 def cpus() -> Family:
     """The lowerings for CPUs."""
+    from . import lower_product, lower_quads
     from .lower_attention import attend
-    from .lower_product import product, takes
 
-    return Family(table(), frozenset({f32}), frozenset({f32, bf16}), takes, product, attend)
+    products = {"panel_linear": lower_product.product, "quad_linear": lower_quads.product}
+
+    def anchors(node: Node) -> bool:
+        return node.op.name == "quad_linear" or lower_product.takes(node)
+
+    def product(to: Any, node: Node, *others: Any) -> None:
+        products[node.op.name](to, node, *others)
+
+    return Family(table(), frozenset({f32}), frozenset({f32, bf16}), anchors, product, attend)
 
 
 def decomposed() -> frozenset[str]:

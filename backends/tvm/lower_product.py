@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...ir.dtypes import bf16, f32
 from ...ir.graph import Node
 from .emit import NAMES, Emit, View
-from .epilogue import Epilogue
+from .epilogue import FULL, Epilogue
 from .kernels.gemm import PAIR, Shape, gemm
 from .lower import PARTS, lowers
 from .tiles import USUAL, WIDTH, Chip, cuts, tiles_of
@@ -47,4 +47,12 @@ def product(to: Emit, node: Node, last: Node, epilogue: Epilogue, arrays: Sequen
     shape = product_shape(k, n, to.chip, held, to.option(node), NAMES[y.dtype.name])
     static = {"shape": shape, "epilogue": epilogue.biased() if bias else epilogue}
     rows, order = node.output.type.elements // n, [x, panels, y, *more]
-    to.call(gemm, static, [x, panels, *more], [y], [rows, k], scratch=shape.scratch, order=order)
+    own, others = beside(arrays, epilogue)
+    to.call(gemm, static, [x, panels, *bias, *others], [y], [rows, k], scratch=shape.scratch, order=order,
+            cut=(shape, rows), own=own)  # fmt: skip
+
+
+def beside(arrays: Sequence[View], epilogue: Epilogue) -> tuple[list[View], list[View]]:
+    """The arrays of an epilogue that lie as the result does, and the others."""
+    pairs = list(zip(arrays, epilogue.arrays, strict=True))
+    return [a for a, how in pairs if how == FULL], [a for a, how in pairs if how != FULL]

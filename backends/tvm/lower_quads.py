@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...compiler.capabilities import Blocks
@@ -11,9 +12,11 @@ from ...ir.dtypes import f32, i8
 from ...ir.graph import Node
 from ...ir.ops.quantize import middle
 from ...ir.tensor import TensorType
-from .emit import Emit, View
-from .kernels.quads import Form, quad_product, quad_rows, rounded_rows
+from .emit import NAMES, Emit, View
+from .epilogue import Epilogue
+from .kernels.quads import Form, quad_product, quad_rows, rounded_bytes, rounded_rows
 from .lower import lowers
+from .lower_product import beside
 
 X_BITS, GROUPS = 8, (32, 64, 128)
 BLOCKS = frozenset(Blocks(bits, g, scheme) for bits in (4, 8) for g in GROUPS for scheme in ("centred", "offset"))
@@ -30,14 +33,23 @@ def _form(to: Emit, node: Node) -> Form:
 
 @lowers("quad_linear")
 def _quad_linear(to: Emit, node: Node) -> None:
+    product(to, node, node, Epilogue(), [])
+
+
+def product(to: Emit, node: Node, last: Node, epilogue: Epilogue, arrays: Sequence[View]) -> None:
+    """x · w of a node, its bias, and an epilogue that reads `arrays`; the result is that of `last`."""
     x, quads, scale, *rest = node.inputs
     zero, bias = (*rest, None, None)[:2]
     form = _form(to, node)
-    parts = [to.array(v) for v in (quads, scale, zero, bias) if v is not None]
+    held = [to.array(v) for v in (x, quads, scale, zero) if v is not None]
+    more, y = [*([] if bias is None else [to.array(bias)]), *arrays], to.result(last)
     m = node.output.type.elements // form.n
-    rounded = rounded_of(to, to.array(x), form.k, form.group)
-    static: dict[str, Any] = {"form": form, "zero": zero is not None, "bias": bias is not None}
-    to.call(quad_product, static, [*rounded, *parts], [to.result(node)], [m])
+    static: dict[str, Any] = {"form": form, "zero": zero is not None, "out": NAMES[y.dtype.name],
+                              "epilogue": epilogue if bias is None else epilogue.biased()}  # fmt: skip
+    own, others = beside(arrays, epilogue)
+    reads = [*held, *more[: len(more) - len(arrays)], *others]
+    to.call(quad_product, static, reads, [y], [m], scratch=rounded_bytes(form, m), order=[*held, y, *more],
+            cut=(form, m), own=own)  # fmt: skip
 
 
 def rounded_of(to: Emit, x: View, k: int, group: int) -> tuple[View, View, View]:

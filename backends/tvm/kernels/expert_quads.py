@@ -41,7 +41,7 @@ class _Quads(Experts):
                     shape.lanes)  # fmt: skip
         self.y, self.bias = b.array(5), b.array(8) if shape.biased else None
         self.tile = _Tile(form, b.scratch(8 + shape.biased, i64(shape.scratch)), b.array(0, "int8"), b.array(1),
-                          b.array(2), b.array(3, "uint8"), b.array(4), None, None, None)  # fmt: skip
+                          b.array(2), b.array(3, "uint8"), b.array(4), None)  # fmt: skip
 
     def panel(self, panel: Expr, column: Expr, slot: Expr, rows: Expr) -> None:
         s = self.shape

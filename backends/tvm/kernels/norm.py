@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..script import Body, Expr, Numbers, Registers, bind, kernel, lanes_of, loop, number, splat, sqrt
+from ..vectors import fold
 
 SUMS = 4  # partial sums, so that additions need not wait for one another
 
@@ -77,8 +78,5 @@ def _sum(x: Numbers, at: Expr, d: int, lanes: int, of: Any) -> Expr:
 
 
 def across(vector: Registers, lanes: int, combine: Any) -> Expr:
-    """One number from the lanes of a vector's first register, pair by pair."""
-    values = [vector.lane(0, i) for i in range(lanes)]
-    while len(values) > 1:
-        values = [bind(combine(values[i], values[i + len(values) // 2])) for i in range(len(values) // 2)]
-    return values[0]
+    """One number from the lanes of a vector's first register."""
+    return fold(vector[0], combine)

@@ -5,12 +5,14 @@ y = sum over groups of (sum of q · x_q - middle · sum of x_q) · scale_q · sc
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ....ir.ops.quads import QUAD
 from ..dot import DOT, dot
+from ..epilogue import Epilogue
 from ..script import (
     Body,
     Expr,
@@ -26,6 +28,7 @@ from ..script import (
     most,
     nearest,
     number,
+    prefetch,
     reinterpret,
     rem,
     select,
@@ -35,9 +38,10 @@ from ..script import (
     store,
     when,
 )  # fmt: skip
+from ..vectors import fold
 from .index import Indices
-from .norm import across
 
+AHEAD = 8 << 10  # bytes before numbers are used, they are asked for
 ROWS = 4  # of a tile, with two vectors of sums each, in whole numbers and in f32
 
 
@@ -73,43 +77,60 @@ def rounded_rows(name: str, *, k: int, group: int, lanes: int) -> Any:
     scale: the group's largest size / 127; sum: of its numbers as they are rounded, in units of 1.
     Source: the same rounding as `quantized_matmul` with x_bits = 8.
     """
-    groups = k // group
 
     def write(b: Body) -> None:
-        x, q = b.array(0), b.array(1, "int8")
-        scale, total, m = b.array(2), b.array(3), b.size(4)
-        low, high = b.share(m * groups)
-        with loop(low, high) as i:
-            at = bind(i * group)
-            top = Registers(1, lanes)
-            top[0] = number(0.0, lanes)
-            with loop(0, group // lanes) as j:
-                top[0] = most(top[0], size(load(x, at + j * lanes, lanes)))
-            top_size = bind(across(top, lanes, most))
-            unit = bind(top_size * number(1 / 127))
-            inverse = bind(select(top_size > number(0.0), number(127.0) / top_size, number(0.0)))
-            sums = Registers(1, lanes)
-            sums[0] = number(0.0, lanes)
-            with loop(0, group // lanes) as j:
-                value = bind(nearest(load(x, at + j * lanes, lanes) * splat(inverse, lanes)))
-                sums[0] = sums[0] + value
-                store(q, at + j * lanes, cast("int8", value), lanes)
-            store(scale, i, unit)
-            store(total, i, bind(across(sums, lanes, lambda a, c: a + c)))
+        low, high = b.share(b.size(4) * (k // group))
+        _round(b.array(0), (b.array(1, "int8"), b.array(2), b.array(3)), low, high, group, lanes)
 
     return kernel(name, 5, write)
 
 
-def quad_product(name: str, *, form: Form, zero: bool, bias: bool) -> Any:
-    """Slots: x's bytes, scales and sums, quads, scale, zero and bias where there are such, y, m."""
+def _round(x: Any, into: tuple[Any, Any, Any], low: Expr, high: Expr, group: int, lanes: int) -> None:
+    """Groups low..high - 1 of x. into: bytes, scales, sums."""
+    q, scale, total = into
+    with loop(low, high) as i:
+        at = bind(i * group)
+        values = [bind(load(x, at + j * lanes, lanes)) for j in range(group // lanes)]
+        top = bind(size(values[0]))
+        for value in values[1:]:
+            top = bind(most(top, size(value)))
+        top = fold(top, most)
+        unit = bind(top * number(1 / 127))
+        inverse = bind(select(top > number(0.0), number(127.0) / top, number(0.0)))
+        sums = number(0.0, lanes)
+        for j, value in enumerate(values):
+            whole = bind(nearest(value * splat(inverse, lanes)))
+            sums = bind(sums + whole)
+            store(q, at + j * lanes, cast("int8", whole), lanes)
+        store(scale, i, unit)
+        store(total, i, fold(sums, lambda a, c: a + c))
+
+
+def rounded_bytes(form: Form, m: Any) -> Any:
+    """Of m rows of x as bytes, with a scale and a sum of each group."""
+    return m * (form.k + 8 * form.groups)
+
+
+def quad_product(name: str, *, form: Form, zero: bool, epilogue: Epilogue, out: str = "float32") -> Any:
+    """Slots: x, quads, scale, zero where there is one, y of type `out`, the epilogue's arrays, scratch memory, m.
+
+    Every thread rounds all of x for itself: to do it once would take a stage of its own, whose end all wait for.
+    """
+    others = len(epilogue.arrays)
+    last = 4 + zero + others
 
     def write(b: Body) -> None:
-        x, x_scale, x_sum = b.array(0, "int8"), b.array(1), b.array(2)
-        quads, scale = b.array(3, "uint8"), b.array(4)
-        zeros = b.array(5) if zero else None
-        biases = b.array(5 + zero) if bias else None
-        y, m = b.array(5 + zero + bias), b.size(6 + zero + bias)
-        tile = Tile(form, x, x_scale, x_sum, quads, scale, zeros, biases, y)
+        quads, scale = b.array(1, "uint8"), b.array(2)
+        zeros = b.array(3) if zero else None
+        y, more = b.numbers(3 + zero, out), [b.array(4 + zero + i) for i in range(others)]
+        m = b.size(last + 1)
+        own, groups = bind(rounded_bytes(form, m)), bind(m * form.groups)
+        rounded = tuple(
+            b.scratch(last, own, at, dtype)
+            for at, dtype in ((0, "int8"), (m * form.k, "float32"), (m * form.k + groups * 4, "float32"))
+        )  # fmt: skip
+        _round(b.array(0), rounded, i64(0), groups, form.group, form.lanes)
+        tile = _Product(form, epilogue, y, more, *rounded, quads, scale, zeros)
         low, high = b.share(i64(form.panels))
         full, rest = bind(div(m, ROWS)), bind(rem(m, ROWS))
 
@@ -122,15 +143,15 @@ def quad_product(name: str, *, form: Form, zero: bool, bias: bool) -> Any:
             for rows in range(1, ROWS):
                 when(rest == rows, tail(panel, rows))
 
-    return kernel(name, 7 + zero + bias, write)
+    return kernel(name, last + 2, write)
 
 
-class Tile:
+class Tile(ABC):
     """A few rows times a panel."""
 
     def __init__(self, form: Form, *arrays: Any) -> None:
         self.form = form
-        self.x, self.x_scale, self.x_sum, self.quads, self.scale, self.zero, self.bias, self.y = arrays
+        self.x, self.x_scale, self.x_sum, self.quads, self.scale, self.zero = arrays
 
     def few(self, panel: Expr, row: Expr, rows: int) -> None:
         f = self.form
@@ -152,6 +173,7 @@ class Tile:
         vectors, deep = f.width // f.lanes, 32 // f.bits
         columns: list[list[Expr]] = []
         for v in range(vectors):
+            prefetch(self.quads, at + (v * f.lanes * QUAD + AHEAD))
             raw = load(self.quads, at + v * f.lanes * QUAD, f.lanes * QUAD)
             words = bind(reinterpret(f"int32x{f.lanes}", raw))
             if f.bits == 8:
@@ -185,8 +207,19 @@ class Tile:
                     value = value + load(self.zero, beside + v * f.lanes, f.lanes) * splat(unit * total, f.lanes)
                 sums[i] = sums[i] + value
 
+    @abstractmethod
     def store(self, sums: Registers, panel: Expr, row: Expr, rows: int) -> None:
         """Puts the sums of so many rows where they belong."""
+
+
+class _Product(Tile):
+    """A few rows times a panel, and what follows each number."""
+
+    def __init__(self, form: Form, epilogue: Epilogue, y: Any, more: list[Any], *arrays: Any) -> None:
+        super().__init__(form, *arrays)
+        self.epilogue, self.y, self.more = epilogue, y, more
+
+    def store(self, sums: Registers, panel: Expr, row: Expr, rows: int) -> None:
         f = self.form
 
         def put(width: int) -> None:
@@ -205,8 +238,8 @@ class Tile:
 
     def _put(self, total: Expr, row: Expr, column: Expr, lanes: int) -> None:
         column = bind(column)
-        value = total if self.bias is None else total + load(self.bias, column, lanes)
-        store(self.y, row * self.form.n + column, value, lanes)
+        value = self.epilogue.write(bind(total), self.more, row, column, self.form.n, lanes)
+        self.y.store(row * self.form.n + column, value, lanes)
 
 
 def quad_rows(name: str, *, form: Form, zero: bool) -> Any:

@@ -10,6 +10,8 @@ import pytest
 
 from tundish.backends.bundle_write import build_files
 from tundish.backends.registry import get
+from tundish.backends.tvm.group import groups
+from tundish.backends.tvm.lower import cpus
 from tundish.compiler.driver import compile_program
 from tundish.compiler.hardware.machine import this_machine
 from tundish.compiler.task import Precision, Task
@@ -17,12 +19,12 @@ from tundish.ir.build import Builder
 from tundish.ir.diagnostics import RunError
 from tundish.ir.dims import Range, symbol
 from tundish.ir.dtypes import f16, f32, i64, u4
-from tundish.ir.graph import Program
+from tundish.ir.graph import Program, Value
 from tundish.ir.op import OPS
 from tundish.ir.tensor import TensorType
 from tundish.ir.weights import Held, Weight
 
-from .kit import one, opened
+from .kit import case, one, opened
 
 pytestmark = pytest.mark.skipif(
     "avx512_vnni" not in this_machine().features, reason="products in whole numbers need AVX-512 VNNI"
@@ -51,13 +53,48 @@ def test_products_are_what_the_op_means(tmp_path: Path):
                     arrays = [x, *quads(rng, n, k, group, bits, scheme), bias]
                     cases[f"p{len(cases)}"] = (one("quad_linear", *arrays, **attrs), arrays, attrs)
     runner = opened({name: c for name, (c, _, _) in cases.items()}, tmp_path)
-    for name, (case, arrays, attrs) in cases.items():
-        (got,) = runner.run(name, case.inputs).values()
+    for name, (each, arrays, attrs) in cases.items():
+        (got,) = runner.run(name, each.inputs).values()
         wanted = OPS["quad_linear"].reference(*arrays, **attrs)
         scale = np.abs(wanted).max()
         # A number of x half way between two bytes may fall to either: one unit of its group's scale.
         np.testing.assert_allclose(got, wanted, atol=2e-2 * scale, rtol=0, err_msg=f"{name} {attrs}")
         assert np.median(np.abs(got - wanted)) < 1e-5 * scale, (name, attrs)
+
+
+@pytest.mark.parametrize("n", [64, 70])
+def test_what_follows_a_product_is_computed_with_it(tmp_path: Path, n: int):
+    """A residual sum, an activation and a gate: of the numbers that the product alone gives, for any number of rows."""
+    rng, k, attrs = np.random.default_rng(4), 96, {"bits": 4, "group": 32, "scheme": "centred", "x_bits": 8}
+    q, scale, _ = quads(rng, n, k, 32, 4, "centred")
+    arrays = {"x": (1, k), "r": (1, n), "bias": (n,)}
+    given = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in arrays.items()}
+    given |= {"q": q, "scale": scale}
+    many = {**given, **{name: rng.standard_normal((7, arrays[name][1])).astype(np.float32) for name in ("x", "r")}}
+
+    def plain(b: Builder, x: Value, r: Value, bias: Value, q: Value, scale: Value) -> Value:
+        return b.emit("quad_linear", x, q, scale, None, bias, columns=n, **attrs)
+
+    follows = {
+        "plain": lambda b, y, r: y, "residual": lambda b, y, r: b.emit("add", r, y),
+        "gelu": lambda b, y, r: b.emit("gelu", y), "gate": lambda b, y, r: b.emit("mul", b.emit("silu", r), y),
+    }  # fmt: skip
+    cases = {
+        name: case(lambda b, then=then, **v: then(b, plain(b, **v), v["r"]), given,
+                   {"x": ["m", None], "r": ["m", None]}).also(many)
+        for name, then in follows.items()
+    }  # fmt: skip
+    assert [groups(c.graph, cpus()) == {} for c in cases.values()] == [True, False, False, False]
+    runner = opened(cases, tmp_path)
+    for inputs in (given, many):
+        (y,), r = runner.run("plain", inputs).values(), inputs["r"]
+        wanted = {
+            "residual": r + y, "gelu": OPS["gelu"].reference(y, approximate="none"),
+            "gate": OPS["silu"].reference(r) * y,
+        }  # fmt: skip
+        for name, answer in wanted.items():
+            (got,) = runner.run(name, inputs).values()
+            np.testing.assert_allclose(got, answer, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
 def test_rows_are_what_the_op_means(tmp_path: Path):
@@ -69,9 +106,9 @@ def test_rows_are_what_the_op_means(tmp_path: Path):
             attrs = {"columns": 70, "bits": bits, "group": 32, "scheme": scheme, "dtype": f32}
             cases[f"r{len(cases)}"] = (one("quad_gather", table, ids, scale, zero, **attrs), attrs)
     runner = opened({name: c for name, (c, _) in cases.items()}, tmp_path)
-    for name, (case, attrs) in cases.items():
-        (got,) = runner.run(name, case.inputs).values()
-        wanted = OPS["quad_gather"].reference(*(case.inputs.get(f"i{i}") for i in range(4)), **attrs)
+    for name, (each, attrs) in cases.items():
+        (got,) = runner.run(name, each.inputs).values()
+        wanted = OPS["quad_gather"].reference(*(each.inputs.get(f"i{i}") for i in range(4)), **attrs)
         np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6, err_msg=f"{name} {attrs}")
 
 
@@ -79,11 +116,11 @@ def test_rows_are_what_the_op_means(tmp_path: Path):
 def test_a_row_that_is_none_is_an_error(tmp_path: Path, bad: int):
     table, scale, _ = quads(np.random.default_rng(3), 70, 64, 32, 8, "centred")
     attrs = {"columns": 70, "bits": 8, "group": 32, "scheme": "centred", "dtype": f32}
-    case = one("quad_gather", table, np.array([0, 69]), scale, None, **attrs)
-    runner = opened({"rows": case}, tmp_path)
+    rows = one("quad_gather", table, np.array([0, 69]), scale, None, **attrs)
+    runner = opened({"rows": rows}, tmp_path)
     with pytest.raises(RunError, match="an index or a position is outside"):
-        runner.run("rows", {**case.inputs, "i1": np.array([0, bad])})
-    runner.run("rows", case.inputs)
+        runner.run("rows", {**rows.inputs, "i1": np.array([0, bad])})
+    runner.run("rows", rows.inputs)
 
 
 @pytest.mark.parametrize("blocks", ["int8", "int4"])
