@@ -53,18 +53,19 @@ class GpuEmit(Emit):
     def call(
         self, make: Make, static: Mapping[str, Any], reads: Sequence[View], writes: Sequence[View],
         sizes: Sequence[Dim] = (), scratch: Dim = 0, order: Sequence[View] | None = None, reports: bool = False,
-        apart: bool = False, grid: Dim | None = None, only: tuple[Dim, int, int] | None = None,
+        apart: bool = False, grid: Dim | None = None, only: tuple[Dim, int, int] | None = None, cut: Any = None,
+        own: Sequence[View] = (),
     ) -> None:  # fmt: skip
-        """grid: given for a kernel that is a GPU's."""
+        """grid: given for a kernel that is a GPU's. Of how work is cut nothing is made use of."""
         if grid is None and make in OWN:
-            own = OWN[make]
-            make, grid, scratch = own.make, own.grid(static, sizes), 0
+            ours = OWN[make]
+            make, grid, scratch = ours.make, ours.grid(static, sizes), 0
         elif grid is None:
             if scratch != 0:
                 raise BuildError(f"TVM has no kernel {make.__name__} for GPUs", found=", ".join(self.keys))
             grid = dims.minimum(MOST_BLOCKS, dims.floordiv(_elements(writes) + (BLOCK - 1), BLOCK))
             make, sizes = on_blocks(make), (*sizes, grid * BLOCK)
-        super().call(make, static, reads, writes, sizes, scratch, order, reports, apart, grid, only)
+        super().call(make, static, reads, writes, sizes, scratch, order, reports, apart, grid, only, None, own)
 
 
 def _elements(views: Sequence[View]) -> Dim:
