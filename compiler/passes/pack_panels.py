@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...ir.dtypes import DTYPES, DType, bf16, f32
-from ...ir.graph import Graph, Node, Program, Value, producers
+from ...ir.graph import Graph, Node, Program, Value, callee, producers
 from ...ir.ops.widen import as_type
 from ..analysis import static_values
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, notes_of
@@ -23,10 +23,11 @@ def pack_panels(program: Program, task: Task) -> Rewritten:
     if not task.capabilities.panel:
         return Rewritten(program)
     static, cut = static_values(program), Cut(task.capabilities.panel, task.capabilities.products)
-    tied = {name: deep for n, g in program.functions.items() for name, deep in _tied(g, static[n], cut)}
+    origins = _origins(program)
+    tied = {name: deep for n, g in program.functions.items() for name, deep in _tied(g, static[n], cut, origins[n])}
     functions, events = {}, {}
     for name, graph in program.functions.items():
-        functions[name], events[name] = _packed(graph, static[name], tied, cut)
+        functions[name], events[name] = _packed(graph, static[name], tied, cut, origins[name])
     changed = program.replace(functions=functions)
     notes = notes_of(changed, "pack_panels", events)
     bits = DTYPES[task.precision.weights].bits
@@ -45,25 +46,47 @@ def _packs(node: Node, static: set[Value]) -> bool:
     return node.op.name == "linear" and node.inputs[1] in static
 
 
-def _tied(graph: Graph, static: set[Value], cut: Cut) -> list[tuple[str, int]]:
-    """The weights whose transposes are packed, and how deep."""
-    made_by, found = producers(graph), []
-    for node in graph.nodes:
-        if _packs(node, static):
-            peeled = _peeled(node.inputs[1], made_by)
-            found += [(peeled.name, _depth(node, made_by, cut)[0])] if peeled.turned and peeled.name else []
+def _origins(program: Program) -> dict[str, Origins]:
+    """By function. Callers come first here, so that a layer knows what its parameters were before they were widened."""
+    found, passed = dict[str, Origins](), dict[Value, set[DType]]()
+    for name, graph in reversed(list(program.functions.items())):
+        narrow = {v: types.pop() for v in graph.inputs if len(types := passed.get(v, set())) == 1}
+        found[name] = here = Origins(producers(graph), narrow)
+        for node in graph.nodes:
+            inner = callee(node)
+            if inner is not None:
+                for parameter, value in zip(program.functions[inner].inputs, node.inputs, strict=True):
+                    if value is not None:
+                        passed.setdefault(parameter, set()).add(_peeled(value, here).held)
     return found
 
 
-def _depth(node: Node, made_by: dict[Value, Node], cut: Cut) -> tuple[int, Value | None]:
+def _tied(graph: Graph, static: set[Value], cut: Cut, origins: Origins) -> list[tuple[str, int]]:
+    """The weights whose transposes are packed, and how deep."""
+    found = []
+    for node in graph.nodes:
+        if _packs(node, static):
+            peeled = _peeled(node.inputs[1], origins)
+            found += [(peeled.name, _depth(node, origins, cut)[0])] if peeled.turned and peeled.name else []
+    return found
+
+
+def _depth(node: Node, origins: Origins, cut: Cut) -> tuple[int, Value | None]:
     """(2, x as it is rounded) where a product is of pairs, else (1, x)."""
-    x, held = node.inputs[0], _peeled(node.inputs[1], made_by).held
-    maker = made_by.get(x) if x is not None else None
+    x, held = node.inputs[0], _peeled(node.inputs[1], origins).held
+    maker = origins.made_by.get(x) if x is not None else None
     k = x.type.shape[-1] if x is not None else 0
     if maker is None or maker.op.name != "cast" or held.name not in cut.pairs or not isinstance(k, int) or k % 2:
         return 1, x
     inner = maker.inputs[0]
     return (2, inner) if inner is not None and inner.type.dtype == held and node.output.type.dtype == f32 else (1, x)
+
+
+class Origins(NamedTuple):
+    """What values of a graph come from. narrow: what its parameters are in every call, before they are widened."""
+
+    made_by: dict[Value, Node]
+    narrow: dict[Value, DType]
 
 
 class Peeled(NamedTuple):
@@ -76,9 +99,9 @@ class Peeled(NamedTuple):
     held: DType
 
 
-def _peeled(value: Value | None, made_by: dict[Value, Node]) -> Peeled:
+def _peeled(value: Value | None, origins: Origins) -> Peeled:
     assert value is not None
-    turned, held = False, value.type.dtype
+    turned, held, made_by = False, value.type.dtype, origins.made_by
     node = made_by.get(value)
     while node is not None and _is_peel(node):
         turned ^= node.op.name == "transpose" and node.attrs["perm"] == (1, 0)
@@ -86,6 +109,7 @@ def _peeled(value: Value | None, made_by: dict[Value, Node]) -> Peeled:
         value = node.inputs[0]
         held = min(held, value.type.dtype, key=lambda d: d.bits)
         node = made_by.get(value)
+    held = min(held, origins.narrow.get(value, held), key=lambda d: d.bits)
     name = node.attrs["name"] if node is not None and node.op.name == "weight" else ""
     return Peeled(value, name, turned, held)
 
@@ -99,22 +123,25 @@ def _is_peel(node: Node) -> bool:
 
 def _panels(b: RuleBuilder, peeled: Peeled, width: int, turned: bool, depth: int) -> Value:
     """The panels of a matrix, turned or not; the same for equal matrices, however they were written."""
-    value = b.emit("transpose", peeled.base, perm=(1, 0)) if turned else peeled.base
-    return b.emit("to_panels", as_type(b, b.present(value), peeled.held), width=width, depth=depth)
+    value = as_type(b, b.present(peeled.base), peeled.held)
+    value = b.emit("transpose", value, perm=(1, 0)) if turned else value
+    return b.emit("to_panels", value, width=width, depth=depth)
 
 
-def _packed(graph: Graph, static: set[Value], tied: dict[str, int], cut: Cut) -> tuple[Graph, list[Event]]:
-    made_by, events, width = producers(graph), list[Event](), cut.width
+def _packed(
+    graph: Graph, static: set[Value], tied: dict[str, int], cut: Cut, origins: Origins
+) -> tuple[Graph, list[Event]]:
+    events, width = list[Event](), cut.width
     b = RuleBuilder(graph)
     for node in graph.nodes:
         if _packs(node, static):
-            peeled, (depth, x) = _peeled(node.inputs[1], made_by), _depth(node, made_by, cut)
+            peeled, (depth, x) = _peeled(node.inputs[1], origins), _depth(node, origins, cut)
             with b.at(node.where):
                 panels = _panels(b, peeled, width, peeled.turned, depth)
                 new = b.emit("panel_linear", x, panels, *node.inputs[2:], columns=node.output.type.shape[-1])
-        elif _looks_up(node, made_by, tied):
+        elif _looks_up(node, origins, tied):
             table, ids = node.inputs
-            peeled = _peeled(table, made_by)
+            peeled = _peeled(table, origins)
             with b.at(node.where):
                 panels = _panels(b, peeled, width, True, tied[peeled.name])
                 new = b.emit("panel_gather", panels, ids, columns=peeled.base.type.shape[0])
@@ -130,10 +157,10 @@ def _packed(graph: Graph, static: set[Value], tied: dict[str, int], cut: Cut) ->
     return drop_dead(b.done()), events
 
 
-def _looks_up(node: Node, made_by: dict[Value, Node], tied: dict[str, int]) -> bool:
+def _looks_up(node: Node, origins: Origins, tied: dict[str, int]) -> bool:
     if node.op.name != "gather" or node.attrs["axis"] != 0:
         return False
-    peeled = _peeled(node.inputs[0], made_by)
+    peeled = _peeled(node.inputs[0], origins)
     return not peeled.turned and peeled.name in tied
 
 

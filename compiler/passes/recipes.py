@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...ir.dims import Expr
-from ...ir.graph import Graph, Node, Value, callee, users
+from ...ir.dtypes import bf16, f16, f32
+from ...ir.graph import Graph, Node, Value, callee, producers, users
 from ...ir.op import Attrs, get
 from ...ir.tensor import TensorType
 from ...ir.weights import Held, Recipe, Weight
@@ -48,6 +49,15 @@ def _has_symbols(node: Node) -> bool:
     for attr in node.attrs.values():
         sizes += attr if isinstance(attr, tuple) else [attr]
     return any(isinstance(s, Expr) for s in sizes)
+
+
+def _undone(node: Node, made_by: Mapping[Value, Node]) -> Value | None:
+    """What a cast gives back, where the one before it widened that and lost nothing."""
+    before = made_by.get(node.inputs[0]) if node.op.name == "cast" and node.inputs[0] is not None else None
+    inner = before.inputs[0] if before is not None and before.op.name == "cast" else None
+    if before is None or inner is None or inner.type.dtype != node.output.type.dtype:
+        return None
+    return inner if inner.type.dtype in (bf16, f16) and before.output.type.dtype == f32 else None
 
 
 class Recipes:
@@ -89,8 +99,12 @@ class Recipes:
         self, graph: Graph, static: set[Value], may: Callable[[Node], bool]
     ) -> dict[Value, Weight]:
         found: dict[Value, Weight] = {}
+        made_by = producers(graph)
         for node in graph.nodes:
-            if node.op.name == "weight":
+            undone = _undone(node, made_by)
+            if undone in found:
+                found[node.output] = found[undone]
+            elif node.op.name == "weight":
                 found[node.output] = self.table[node.attrs["name"]]
             elif node.op.name == "constant":
                 found[node.output] = self._scalar(node)

@@ -102,3 +102,22 @@ def test_bf16_stays_so_and_f16_is_widened_when_it_is_built():
         (only,) = used(done).values()
         assert only.type.dtype == panels
         same(program, done, {"x": np.ones((2, 6), np.float32)})
+
+
+def test_layers_pack_what_their_callers_widen():
+    """A layer's parameter is f32 and every call gives it a bf16 weight, widened: its panels are bf16, and too large to
+    grow."""
+    layer, wide = Builder(), TensorType(f32, (256, 256))
+    x, w = layer.input("x", TensorType(f32, (2, 256))), layer.input("w", wide)
+    body = layer.finish([layer.emit("linear", x, layer.emit("transpose", w, perm=(1, 0)))])
+    b, weights = Builder(), dict[str, Weight]()
+    y: Any = b.input("x", TensorType(f32, (2, 256)))
+    for name in ("first", "second"):
+        held = b.emit("cast", weight(b, weights, name, 256, 256, dtype=bf16), dtype=f32)
+        y = b.emit_node("call", (y, held), {"function": "layer"}, types=(y.type,)).output
+    program = Program({"layer": body, "f": b.finish([y], ["y"])}, ("f",), weights, {})
+    held_as = dataclasses.replace(Precision(), weights="bf16")
+    done = pack_panels(program, dataclasses.replace(able(), precision=held_as)).program
+    assert [n.op.name for n in done.functions["layer"].nodes] == ["panel_linear"]
+    assert [w.type.dtype for n, w in used(done).items() if n.endswith("to_panels")] == [bf16, bf16]
+    same(program, done, {"x": np.ones((2, 256), np.float32)})
