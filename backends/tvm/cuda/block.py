@@ -63,8 +63,8 @@ class Block(Body):
             return self.at(self._args[slot], dtype)
         return T.decl_buffer((_ANY,), dtype, data=self._args[slot], layout=None)
 
-    def numbers(self, slot: int, dtype: str) -> Any:
-        """The array, read and written as the type in which its numbers are computed."""
+    def numbers(self, slot: int, dtype: str, rounds: Any = None) -> Any:
+        """The array, read and written as the type in which its numbers are computed. rounds: a CPU's, not used here."""
         return Halves(self.array(slot, dtype), dtype) if dtype in ("float16", "bfloat16") else (
             Plain(self.array(slot, dtype), dtype)
         )  # fmt: skip
