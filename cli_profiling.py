@@ -11,7 +11,7 @@ from .cli_base import AsJson, BatchSize, PastSize, SeqSize, TaskName, Threads, W
 
 Profiled = Annotated[str, typer.Argument(help="a bundle, or a model, which is compiled first")]
 PhaseOrOwn = Annotated[str | None, typer.Option(help="prefill or decode; the bundle's own when not given")]
-Engine = Annotated[str | None, typer.Option(help="for a model: onnxruntime, reference, or torch")]
+Engine = Annotated[str | None, typer.Option(help="for a model: onnxruntime, tvm, reference, or torch")]
 Into = Annotated[Path | None, typer.Option(help="write it there")]
 
 
