@@ -31,7 +31,7 @@ def columns(result: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     most = Ceiling(result["peak_flops_per_s"], fastest)
     found = {}
     for r in rows:
-        best = max(reached[o["name"]] for o in rows if o["weights_bytes"] == r["weights_bytes"])
+        best = max(reached[o["name"]] for o in rows if _held(o["name"]) == _held(r["name"]))
         rate = r["flops"] / (r["median_ms"] / 1e3)
         limit = f"{1e3 * most.least_s(r['flops'], r['weights_bytes']):.3g}"
         own = {"GB/s": f"{reached[r['name']] / 1e9:.1f}", "of the highest": f"{reached[r['name']] / best:.0%}"}
@@ -52,7 +52,7 @@ def parsed(section: str) -> dict[str, dict[str, str]]:
 def standing(title: str, table: Table) -> dict[str, Any] | None:
     """One workload of a backend: its fastest peer and how much longer that takes; of a decode also what fewer bits
     give. None where ours did not run beside a peer."""
-    rivals = {n: _ratio(row) for n, row in table.items() if n in PEERS and not n.startswith(OURS) and _plain(n)}
+    rivals = {n: _ratio(row) for n, row in table.items() if n in PEERS and not n.startswith(OURS) and not _held(n)}
     if OURS not in table or not rivals:
         return None
     peer = min(rivals, key=rivals.__getitem__)
@@ -66,8 +66,9 @@ def standing(title: str, table: Table) -> dict[str, Any] | None:
     return found
 
 
-def _plain(name: str) -> bool:
-    return not PEERS[name].weights
+def _held(name: str) -> str:
+    """The format of a competitor's weights, "" for the model's own."""
+    return PEERS[name].weights if name in PEERS else ""
 
 
 def _ratio(row: Mapping[str, str]) -> float:
