@@ -210,7 +210,7 @@ class Emit:
         asks for some, the sizes. reports: before the sizes, a word to write the next one in where an index is outside
         of what it looks up, and the call's number, from 1.
         apart: other kernels of its stage write in its root, but not where it does.
-        grid, only: of a GPU's kernel, as in its `Call`; (value, low, high).
+        grid, only: as in its `Call`; (value, low, high). What may not run, and so not wait, is followed by what does.
         cut: how its work is shared out. own: what it reads beside `reads`, and where a thread reads no other places
         than it writes: what was cut alike it need not wait for, as each thread has written its part itself."""
         if any(v.age != v.root.age for v in (*reads, *own)):

@@ -20,7 +20,7 @@ from .emit import Kernels
 from .linker import check_linker
 from .objects import lowered, object_code, objects, target_of
 from .schedule import Schedule
-from .script import WIDTHS, address, both, external, function, i64, imports, parallel, table_of, when
+from .script import WIDTHS, address, both, external, function, i64, imports, load, parallel, table_of, when
 
 
 def write_library(
@@ -86,10 +86,12 @@ def entry_of(schedule: Schedule, symbols: Mapping[str, str], barrier: str) -> An
                 def wait() -> None:
                     external("tundish_barrier", address(counters, 0), threads)
 
-                if one.waits:
-                    when(both(first < i, i64(i) < end, threads > 1), wait)
-                when(both(first <= i, i64(i) < end), run)
                 at += len(one.args)
+                size, only = load(words, at - 1), one.only
+                here = [] if only is None else [size >= only.low, size <= only.high]
+                if one.waits:
+                    when(both(first < i, i64(i) < end, threads > 1, *here), wait)
+                when(both(first <= i, i64(i) < end, *here), run)
 
     args = (("table", "int64*"), ("state", "int64*"), ("first", "int64"), ("end", "int64"), ("threads", "int64"))
     return function(schedule.function, args, write)

@@ -8,17 +8,19 @@ from typing import Any
 from ...compiler.capabilities import Blocks
 from ...ir import dims
 from ...ir.diagnostics import BuildError
+from ...ir.dims import Dim
 from ...ir.dtypes import f32, i8
 from ...ir.graph import Node
 from ...ir.ops.quantize import middle
 from ...ir.tensor import TensorType
 from .emit import NAMES, Emit, View
 from .epilogue import Epilogue
-from .kernels.quads import Form, quad_product, quad_rows, rounded_bytes, rounded_rows
+from .kernels.quads import FEW, Form, quad_product, quad_rows, rounded_rows
 from .lower import lowers
 from .lower_product import beside
 
 X_BITS, GROUPS = 8, (32, 64, 128)
+MANY = (1 << 31) - 1
 BLOCKS = frozenset(Blocks(bits, g, scheme) for bits in (4, 8) for g in GROUPS for scheme in ("centred", "offset"))
 
 
@@ -41,26 +43,30 @@ def product(to: Emit, node: Node, last: Node, epilogue: Epilogue, arrays: Sequen
     x, quads, scale, *rest = node.inputs
     zero, bias = (*rest, None, None)[:2]
     form = _form(to, node)
-    held = [to.array(v) for v in (x, quads, scale, zero) if v is not None]
-    more, y = [*([] if bias is None else [to.array(bias)]), *arrays], to.result(last)
     m = node.output.type.elements // form.n
+    rounded = rounded_of(to, to.array(x), form.k, form.group, (m, FEW + 1, MANY))
+    held = [to.array(x), *rounded, *(to.array(v) for v in (quads, scale, zero) if v is not None)]
+    more, y = [*([] if bias is None else [to.array(bias)]), *arrays], to.result(last)
     static: dict[str, Any] = {"form": form, "zero": zero is not None, "out": NAMES[y.dtype.name],
                               "epilogue": epilogue if bias is None else epilogue.biased()}  # fmt: skip
     own, others = beside(arrays, epilogue)
     reads = [*held, *more[: len(more) - len(arrays)], *others]
-    to.call(quad_product, static, reads, [y], [m], scratch=rounded_bytes(form, m), order=[*held, y, *more],
+    to.call(quad_product, static, reads, [y], [m], scratch=form.scratch, order=[*held, y, *more],
             cut=(form, m), own=own)  # fmt: skip
 
 
-def rounded_of(to: Emit, x: View, k: int, group: int) -> tuple[View, View, View]:
-    """x [*m, k] in bytes, the scale of each group, and its sum; made once for all products of it."""
-    key = ("rounded", x.root, x.offset, group)
+def rounded_of(
+    to: Emit, x: View, k: int, group: int, only: tuple[Dim, int, int] | None = None
+) -> tuple[View, View, View]:
+    """x [*m, k] in bytes, the scale of each group, and its sum; made once for all products of it. only: where it is
+    done at all, as of `Emit.call`."""
+    key = ("rounded", x.root, x.offset, group, only)
     if key not in to.shared:
         m = dims.floordiv(dims.product(x.shape), k)
         numbers = to.new(TensorType(i8, (m, k)))
         scale, total = (to.new(TensorType(f32, (m, k // group))) for _ in range(2))
         static = {"k": k, "group": group, "lanes": to.lanes}
-        to.call(rounded_rows, static, [x], [numbers, scale, total], [m])
+        to.call(rounded_rows, static, [x], [numbers, scale, total], [m], only=only)
         to.shared[key] = (numbers, scale, total)
     found: tuple[View, View, View] = to.shared[key]
     return found

@@ -38,7 +38,8 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """One kernel's run. keys: the plan's nodes that it computes, the one that anchors it first.
 
     waits: it must not start before all threads are done with what came before.
-    grid: of a GPU's kernel, how many blocks run it, a dim as text. only: when it runs at all.
+    grid: of a GPU's kernel, how many blocks run it, a dim as text. only: when it runs, and waits, at all; of a CPU's
+    kernel that number is its last argument.
     """
 
     kernel: str

@@ -42,6 +42,7 @@ from ..vectors import fold
 from .index import Indices
 
 AHEAD = 8 << 10  # bytes before numbers are used, they are asked for
+FEW = 8  # rows of x that each thread rounds for itself
 ROWS = 4  # of a tile, with two vectors of sums each, in whole numbers and in f32
 
 
@@ -64,6 +65,11 @@ class Form:
     @property
     def groups(self) -> int:
         return self.k // self.group
+
+    @property
+    def scratch(self) -> int:
+        """Bytes that a thread needs for a few rows of x as bytes, with a scale and a sum of each group."""
+        return FEW * (self.k + 8 * self.groups)
 
     @property
     def steps(self) -> int:
@@ -106,30 +112,27 @@ def _round(x: Any, into: tuple[Any, Any, Any], low: Expr, high: Expr, group: int
         store(total, i, fold(sums, lambda a, c: a + c))
 
 
-def rounded_bytes(form: Form, m: Any) -> Any:
-    """Of m rows of x as bytes, with a scale and a sum of each group."""
-    return m * (form.k + 8 * form.groups)
-
-
 def quad_product(name: str, *, form: Form, zero: bool, epilogue: Epilogue, out: str = "float32") -> Any:
-    """Slots: x, quads, scale, zero where there is one, y of type `out`, the epilogue's arrays, scratch memory, m.
+    """Slots: x, its bytes, scales and sums, quads, scale, zero where there is one, y of type `out`, the epilogue's
+    arrays, scratch memory, m.
 
-    Every thread rounds all of x for itself: to do it once would take a stage of its own, whose end all wait for.
+    Of a few rows every thread rounds x for itself: to do that once for all is a stage, whose end all would wait for.
     """
     others = len(epilogue.arrays)
-    last = 4 + zero + others
+    last = 7 + zero + others
 
     def write(b: Body) -> None:
-        quads, scale = b.array(1, "uint8"), b.array(2)
-        zeros = b.array(3) if zero else None
-        y, more = b.numbers(3 + zero, out), [b.array(4 + zero + i) for i in range(others)]
+        quads, scale = b.array(4, "uint8"), b.array(5)
+        zeros = b.array(6) if zero else None
+        y, more = b.numbers(6 + zero, out), [b.array(7 + zero + i) for i in range(others)]
         m = b.size(last + 1)
-        own, groups = bind(rounded_bytes(form, m)), bind(m * form.groups)
-        rounded = tuple(
-            b.scratch(last, own, at, dtype)
-            for at, dtype in ((0, "int8"), (m * form.k, "float32"), (m * form.k + groups * 4, "float32"))
+        few, own = bind(m <= FEW), bind(b.size(last) + b.thread * form.scratch)
+        starts = (0, FEW * form.k, FEW * (form.k + 4 * form.groups))
+        rounded = (
+            b.at(bind(select(few, own + starts[0], b.size(1))), "int8"),
+            *(b.at(bind(select(few, own + starts[i], b.size(1 + i)))) for i in (1, 2)),
         )  # fmt: skip
-        _round(b.array(0), rounded, i64(0), groups, form.group, form.lanes)
+        when(few, lambda: _round(b.array(0), rounded, i64(0), bind(m * form.groups), form.group, form.lanes))
         tile = _Product(form, epilogue, y, more, *rounded, quads, scale, zeros)
         low, high = b.share(i64(form.panels))
         full, rest = bind(div(m, ROWS)), bind(rem(m, ROWS))

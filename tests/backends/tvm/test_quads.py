@@ -70,7 +70,7 @@ def test_what_follows_a_product_is_computed_with_it(tmp_path: Path, n: int):
     arrays = {"x": (1, k), "r": (1, n), "bias": (n,)}
     given = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in arrays.items()}
     given |= {"q": q, "scale": scale}
-    many = {**given, **{name: rng.standard_normal((7, arrays[name][1])).astype(np.float32) for name in ("x", "r")}}
+    many = {**given, **{name: rng.standard_normal((11, arrays[name][1])).astype(np.float32) for name in ("x", "r")}}
 
     def plain(b: Builder, x: Value, r: Value, bias: Value, q: Value, scale: Value) -> Value:
         return b.emit("quad_linear", x, q, scale, None, bias, columns=n, **attrs)
