@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...ir.dtypes import bf16, f32
 from ...ir.graph import Node
@@ -49,7 +50,7 @@ def product(to: Emit, node: Node, last: Node, epilogue: Epilogue, arrays: Sequen
     rows, order = node.output.type.elements // n, [x, panels, y, *more]
     own, others = beside(arrays, epilogue)
     to.call(gemm, static, [x, panels, *bias, *others], [y], [rows, k], scratch=shape.scratch, order=order,
-            cut=(shape, rows), own=own)  # fmt: skip
+            cut=(replace(shape, out=""), rows), own=own)  # fmt: skip
 
 
 def beside(arrays: Sequence[View], epilogue: Epilogue) -> tuple[list[View], list[View]]:

@@ -8,16 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 import tundish
 from tundish.backends.tvm.group import groups
+from tundish.backends.tvm.schedule import Schedule
 from tundish.backends.tvm.steps import Chain, Step
+from tundish.backends.tvm.tiles import WIDTH
 from tundish.backends.tvm.walk import roundings
 from tundish.compiler.hardware.machine import this_machine
 from tundish.ir.diagnostics import CompileError
 from tundish.ir.dtypes import bf16
+from tundish.ir.op import get
 from tundish.models.zoo import ZOO
 from tundish.profiler.parity import TOLERANCE
 
@@ -66,6 +70,25 @@ def test_texts_are_written_on_caches_in_f32(name: str, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_before_a_model_is_opened(options: dict[str, str], says: str, tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=says):
         tundish.compile("no such model", tmp_path / "b.tundish", backend="tvm", **options)
+
+
+@pairs
+def test_a_gate_in_f32_is_read_where_it_was_written(tmp_path: Path) -> None:
+    """By the thread that wrote it, without waiting: what is stored in fewer bits is shared out alike."""
+    rng, n = np.random.default_rng(0), 320
+    arrays = {"x": rng.standard_normal((70, 8)).astype(bf16.numpy)}
+    for name in ("gate", "up"):
+        weight = rng.standard_normal((8, n)).astype(bf16.numpy)
+        arrays[name] = get("to_panels").reference(weight, width=WIDTH, depth=2)
+
+    def write(b: Any, x: Any, gate: Any, up: Any) -> Any:
+        gate, up = (b.emit("panel_linear", x, w, columns=n) for w in (gate, up))
+        return b.emit("cast", b.emit("mul", b.emit("silu", gate), up), dtype=bf16)
+
+    gated = {"gated": case(write, arrays)}
+    check(gated, tmp_path, atol=2e-5, rtol=2**-7, threads=2)
+    (file,) = tmp_path.rglob("gated.0.json")
+    assert [c.waits for c in msgspec.json.decode(file.read_bytes(), type=Schedule).calls] == [False, False]
 
 
 def norms(b: Any, x: Any, w: Any) -> Any:
