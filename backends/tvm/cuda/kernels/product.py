@@ -25,6 +25,23 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """rows x columns of y that a block of `threads` computes by tensor cores, in steps of `deep` in k; a warp's part of
+    that, and how many steps' tiles are in shared memory."""
+
+    rows: int
+    columns: int
+    deep: int
+    warp_rows: int
+    warp_columns: int
+    stages: int
+
+    @property
+    def threads(self) -> int:
+        return self.rows // self.warp_rows * (self.columns // self.warp_columns) * 32
+
+
+@dataclass(frozen=True)
 class Product:
     """x [m, k] · w [k, n]. held, given, made: TVM's names of the types of w, x and y; others: of what the epilogue
     reads."""

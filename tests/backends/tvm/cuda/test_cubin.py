@@ -10,10 +10,11 @@ import pytest
 
 from tundish.backends.tvm.cuda.block import Block, block_kernel
 from tundish.backends.tvm.cuda.cubin import Resources, resources
-from tundish.backends.tvm.cuda.kernels import attention, elementwise, gemm, gemv, matmul, norm, rows
+from tundish.backends.tvm.cuda.kernels import attention, elementwise, gemm, gemm_mma, gemv, matmul, norm, rows
 from tundish.backends.tvm.cuda.kernels.attention_form import Form
 from tundish.backends.tvm.cuda.kernels.product import Product
 from tundish.backends.tvm.cuda.library import source
+from tundish.backends.tvm.cuda.lower_product import MANY
 from tundish.backends.tvm.cuda.nvrtc import need, nvrtc
 from tundish.backends.tvm.epilogue import COLUMN, FULL, Epilogue
 from tundish.backends.tvm.kernels.matmul import Tile
@@ -53,6 +54,9 @@ KERNELS: dict[str, Callable[[], Any]] = {
     "gemv of 8": lambda: gemv.gemv("", form=product(), rows=8),
     "gemv of bf16": lambda: gemv.gemv("", form=product("bfloat16", "bfloat16"), rows=8),
     "gemm": lambda: gemm.gemm("", form=product()),
+    "small tiles of bf16": lambda: gemm_mma.gemm_mma("", form=product("bfloat16", "bfloat16"), cut=MANY[0][2]),
+    "large tiles of bf16": lambda: gemm_mma.gemm_mma("", form=product("bfloat16", "bfloat16"), cut=MANY[1][2]),
+    "large tiles of fp16": lambda: gemm_mma.gemm_mma("", form=product("float16", "float16"), cut=MANY[1][2]),
     "attention": lambda: attention.attention("", form=form()),
     "attention of 128": lambda: attention.attention("", form=form(128, position="int64", mask="", window=100)),
     "attention of 256": lambda: attention.attention("", form=form(256, softcap=50.0)),

@@ -32,3 +32,11 @@ def test_a_named_model_verifies(name: str, simulated: Simulating, tmp_path: Path
     bundle = tundish.compile(name, tmp_path / "b.tundish", backend="tvm", target=simulated.target)
     report = tundish.verify(bundle)
     assert report.passed and report.cases >= 4 and report.origin.startswith("torch")
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "llama-tiny"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_named_model_verifies_in_16_bits(name: str, precision: str, simulated: Simulating, tmp_path: Path) -> None:
+    bundle = tundish.compile(name, tmp_path / "b", backend="tvm", target=simulated.target, precision=precision)
+    report = tundish.verify(bundle)
+    assert report.passed and report.cases >= 4
