@@ -76,7 +76,8 @@ MAY_OPEN: tuple[tuple[str, frozenset[str]], ...] = (
 # Opened only once torch is in use, or TVM, by a function of its neighbours.
 AT_MODULE_LEVEL = frozenset({"ir/capture/torch_ops.py", "models/palm.py", "models/transformer.py"}) | {
     f"backends/tvm/{name}.py" for name in (
-        "cuda/block", "cuda/library", "formulas", "library", "objects", "script", "steps", "vector_math", "vectors",
+        "cuda/block", "cuda/library", "cuda/warp", "formulas", "library", "objects", "script", "steps", "vector_math",
+        "vectors",
     )
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,9 @@ from ..signature import Signature
 _PAGE = mmap.PAGESIZE
 
 
-def allocate(signature: Signature, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Zeros for every input that an entry writes over, at these sizes, in one reserved piece of memory.
+def allocate(signature: Signature, sizes: Mapping[str, int], runner: Any = None) -> dict[str, np.ndarray]:
+    """Zeros for every input that an entry writes over, at these sizes, in one reserved piece of memory; or as the
+    runner makes them, where its device has memory of its own (`zeros`).
 
     A page of it takes room in the machine once something is written there, so what is not yet filled costs nothing.
     Huge pages are declined: one of them would span the places of thousands of tokens.
@@ -26,6 +28,8 @@ def allocate(signature: Signature, sizes: Mapping[str, int]) -> dict[str, np.nda
     specs = [s for s in signature.inputs if s.name in set(signature.aliases.values())]
     shapes = {s.name: tuple(dims.evaluate(d, sizes) for d in s.type.shape) for s in specs}
     kinds = {s.name: s.type.dtype.numpy for s in specs}
+    if hasattr(runner, "zeros"):
+        return {name: runner.zeros(shape, kinds[name]) for name, shape in shapes.items()}
     room = {name: -(-prod(shape) * kinds[name].itemsize // _PAGE) * _PAGE for name, shape in shapes.items()}
     try:
         held = mmap.mmap(-1, max(_PAGE, sum(room.values())), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

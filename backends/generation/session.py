@@ -50,11 +50,11 @@ class Session:
         if context is not None and capacity > int(context):
             raise RunError(f"the model takes {context} tokens of context, not {capacity}", hint="ask for fewer tokens")
         self._check(sizes)
-        self._caches, self._read_only = allocate(self._signature, sizes), dict(read_only or {})
+        self._runner = bundle.runner(threads)
+        self._caches, self._read_only = allocate(self._signature, sizes, self._runner), dict(read_only or {})
         self._windowed = {s.name for s in self._signature.inputs if "window_capacity" in s.shape}
         self.lengths = np.zeros(rows, np.int64)
         self._window_lengths = np.zeros(rows, np.int64)
-        self._runner = bundle.runner(threads)
         self._all = self._runner.bind(STEP, self._caches | self._read_only)
         self._alone: dict[int, Any] = {}
         self.vocab = int(self._signature.outputs[0].shape[-1])

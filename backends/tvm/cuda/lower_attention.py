@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from ....ir import dims
 from ....ir.dims import Dim
 from ..emit import NAMES, Emit, View
 from ..lower_attention import apart, known
 from .kernels.attention import attention, tile_of
 from .kernels.attention_form import Form
+from .kernels.attention_mma import ROWS, attention_mma, fits
 from .kernels.elementwise import per_block
+from .warp import CHUNK, WORDS
 
 
 def form_of(q: View, k: View, v: View, attrs: Any, beside: dict[str, View]) -> Form:
@@ -28,5 +31,12 @@ def attend(to: Emit, attrs: Any, q: View, k: View, v: View, beside: dict[str, Vi
     reads = [x for x in arrays if x is not y]
     for view in (q, k, v, y, *(beside[n] for n in ("mask", "bias") if n in beside)):
         sizes += apart(view)
-    grid = b * form.heads * form.group * per_block(s, tile_of(form).rows)
-    to.call(attention, {"form": form}, reads, [y], sizes, order=arrays, grid=grid)
+    make, rows = (attention_mma, ROWS) if by_tensor_cores(form, q, k, v) else (attention, tile_of(form).rows)
+    grid = b * form.heads * form.group * per_block(s, rows)
+    to.call(make, {"form": form}, reads, [y], sizes, order=arrays, grid=grid)
+
+
+def by_tensor_cores(form: Form, *views: View) -> bool:
+    """Whether numbers are of 16 bits, and lie so that 16 bytes of them can be copied at once."""
+    steps = (step for v in views for step in (*v.strides[:3], v.offset))
+    return form.given in WORDS and fits(form) and all(dims.mod(step, CHUNK) == 0 for step in steps)

@@ -1,5 +1,5 @@
-"""Products with weights by tensor cores: numbers of 16 bits, sums in f32. A block computes a tile of y; tiles of x and w
-come into shared memory by copies that are several steps ahead of their use."""
+"""Products with weights by tensor cores: numbers of 16 bits, sums in f32. A block computes a tile of y; tiles of x and
+w come into shared memory by copies that are several steps ahead of their use."""
 
 from __future__ import annotations
 

@@ -30,12 +30,12 @@ POISON = 0xFF  # of every byte of fresh memory: floats are nan, whole numbers -1
 
 
 class Simulated:
-    """order: of a block's threads. graphs: how many were replayed."""
+    """order: of a block's threads. graphs: how many were replayed. managed: bytes that the host was given to see."""
 
     name = "a simulated GPU"
 
     def __init__(self, gpu: Gpu = GPUS["sm90"], order: int = FORWARD) -> None:
-        self.compute, self.order, self.graphs = gpu.compute, order, 0
+        self.compute, self.order, self.graphs, self.managed = gpu.compute, order, 0, 0
         self._memory: dict[int, np.ndarray] = {}
         self._recorded: list[Callable[[], None]] | None = None
 
@@ -49,6 +49,7 @@ class Simulated:
 
     def allocate(self, size: int, *, managed: bool = False) -> int:
         memory = np.full(size + 2 * GUARD + 256, POISON, np.uint8)
+        self.managed += size * managed
         start = memory.ctypes.data + GUARD
         start += -start % 256
         self._memory[start] = memory

@@ -10,7 +10,17 @@ import pytest
 
 from tundish.backends.tvm.cuda.block import Block, block_kernel
 from tundish.backends.tvm.cuda.cubin import Resources, resources
-from tundish.backends.tvm.cuda.kernels import attention, elementwise, gemm, gemm_mma, gemv, matmul, norm, rows
+from tundish.backends.tvm.cuda.kernels import (
+    attention,
+    attention_mma,
+    elementwise,
+    gemm,
+    gemm_mma,
+    gemv,
+    matmul,
+    norm,
+    rows,
+)  # fmt: skip
 from tundish.backends.tvm.cuda.kernels.attention_form import Form
 from tundish.backends.tvm.cuda.kernels.product import Product
 from tundish.backends.tvm.cuda.library import source
@@ -58,6 +68,8 @@ KERNELS: dict[str, Callable[[], Any]] = {
     "large tiles of bf16": lambda: gemm_mma.gemm_mma("", form=product("bfloat16", "bfloat16"), cut=MANY[1][2]),
     "large tiles of fp16": lambda: gemm_mma.gemm_mma("", form=product("float16", "float16"), cut=MANY[1][2]),
     "attention": lambda: attention.attention("", form=form()),
+    "attention of bf16": lambda: attention_mma.attention_mma("", form=form(given="bfloat16")),
+    "attention of bf16, 128": lambda: attention_mma.attention_mma("", form=form(128, "bfloat16", position="int64")),
     "attention of 128": lambda: attention.attention("", form=form(128, position="int64", mask="", window=100)),
     "attention of 256": lambda: attention.attention("", form=form(256, softcap=50.0)),
 }  # fmt: skip

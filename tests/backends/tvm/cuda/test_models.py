@@ -40,3 +40,14 @@ def test_a_named_model_verifies_in_16_bits(name: str, precision: str, simulated:
     bundle = tundish.compile(name, tmp_path / "b", backend="tvm", target=simulated.target, precision=precision)
     report = tundish.verify(bundle)
     assert report.passed and report.cases >= 4
+
+
+def test_a_text_goes_on_as_on_the_cpu(simulated: Simulating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches stay on the device; steps of equal sizes are recorded once and run again as a whole."""
+    ours = tundish.compile("llama-tiny", tmp_path / "gpu", backend="tvm", target=simulated.target)
+    wanted = tundish.compile("llama-tiny", tmp_path / "cpu", backend="reference")
+    prompts = [[3, 1, 4, 1, 5], [9, 2, 6]]
+    tokens = [g.tokens for g in ours.generate(prompts, max_new_tokens=8)]
+    assert tokens == [g.tokens for g in wanted.generate(prompts, max_new_tokens=8)]
+    assert simulated.device.graphs >= 4
+    assert simulated.device.managed > 0
