@@ -32,10 +32,11 @@ _BEGIN = 'extern "C" __global__'
 
 @dataclass(frozen=True)
 class Source:
-    """A kernel in CUDA C, without the prelude, and how it is launched."""
+    """A kernel in CUDA C, without the prelude, how it is launched, and how many parameters it has."""
 
     text: str
     launch: Launch
+    parameters: int
 
     @property
     def whole(self) -> str:
@@ -63,7 +64,7 @@ def source(function: Any, gpu: Gpu) -> Source:
     text = text[text.rindex(_BEGIN) :]  # the declaration goes
     if blocks > 1:
         text = text.replace(f"__launch_bounds__({block})", f"__launch_bounds__({block}, {blocks})")
-    return Source(text, Launch(block, shared))
+    return Source(text, Launch(block, shared), len(function.params))
 
 
 def cubins(found: Mapping[str, Source], gpu: Gpu, say: Say | None = None) -> dict[str, bytes]:
@@ -95,6 +96,9 @@ def _itself(array: np.ndarray) -> np.ndarray:
 
 def launched(schedules: Mapping[Key, Schedule], found: Mapping[str, Source]) -> dict[Key, Schedule]:
     """The schedules, with how each of their kernels is launched."""
+    for call in (c for s in schedules.values() for c in s.calls):
+        wanted = found[call.kernel].parameters
+        assert len(call.args) == wanted, f"{call.kernel} takes {wanted} parameters, not {len(call.args)}"
     return {
         key: msgspec.structs.replace(s, launches={c.kernel: found[c.kernel].launch for c in s.calls})
         for key, s in schedules.items()

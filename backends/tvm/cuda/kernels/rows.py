@@ -65,27 +65,28 @@ def rotary_grid(static: Mapping[str, Any], sizes: Sequence[Dim]) -> Dim:
 
 
 def cache_write(name: str, *, dtype: str, lanes: int, position: str) -> Any:
-    """Slots: as those of `kernels.cache.cache_write`. What does not fit is not written."""
+    """Slots: as those of `kernels.cache.cache_write`. What does not fit is not written, but reported."""
 
     def write(body: Block) -> None:
         new, cache, places = body.array(0, dtype), body.array(1, dtype), body.array(2, position)
-        b, a, s, t, r = (body.whole(3 + i) for i in range(5))
-        of_new, of_cache = ([body.size(at + i) for i in range(3)] for at in (8, 11))
+        b, a, s, t, r = (body.whole(5 + i) for i in range(5))
+        of_new, of_cache = ([body.size(at + i) for i in range(3)] for at in (10, 13))
         place = bind(body.block * BLOCK + body.lane)
 
         def one() -> None:
             f, left = bind(rem32(place, r)), bind(div32(place, r))
             step, left = bind(rem32(left, s)), bind(div32(left, s))
             middle, batch = bind(rem32(left, a)), bind(div32(left, a))
-            at = bind(cast("int64", load(places, i64_of(batch) * body.size(14))))
+            at = bind(cast("int64", load(places, i64_of(batch) * body.size(16))))
             source = bind(_dot((batch, middle, step), of_new) + i64_of(f))
             target = bind(_dot((batch, middle), of_cache[:2]) + (at + i64_of(step)) * of_cache[2] + i64_of(f))
             fits = both(at >= i64(0), at + i64_of(s) <= i64_of(t))
-            when(fits, lambda: store(cache, target, load(new, source)))
+            report = body.array(3, "int64")
+            when(fits, lambda: store(cache, target, load(new, source)), lambda: store(report, i64(0), body.size(4)))
 
         when(place < b * a * s * r, one)
 
-    return block_kernel(15, write)
+    return block_kernel(17, write)
 
 
 def cache_write_grid(static: Mapping[str, Any], sizes: Sequence[Dim]) -> Dim:

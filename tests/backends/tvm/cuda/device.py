@@ -45,7 +45,7 @@ class Simulated:
     def function(self, code: bytes, name: str, shared: int) -> Source:
         text = json.loads(code)
         assert shared <= 227 << 10
-        return Source(text["text"], Launch(text["threads"], text["shared"]))
+        return Source(text["text"], Launch(text["threads"], text["shared"]), text["parameters"])
 
     def allocate(self, size: int, *, managed: bool = False) -> int:
         memory = np.full(size + 2 * GUARD + 256, POISON, np.uint8)
@@ -76,6 +76,7 @@ class Simulated:
 
     def launch(self, function: Source, grid: int, threads: int, shared: int, words: int, count: int) -> None:
         assert (threads, shared) == (function.launch.threads, function.launch.shared)
+        assert count == function.parameters
         given = np.ctypeslib.as_array((ctypes.c_int64 * count).from_address(words)).copy()
         if self._recorded is not None:
             self._recorded.append(lambda: launch(function, grid, given, self.order))
@@ -110,7 +111,8 @@ class Simulated:
 def texts(found: Mapping[str, Source], gpu: Gpu, say: Say | None = None) -> dict[str, bytes]:
     """The kernels' texts in place of device code."""
     return {
-        n: json.dumps({"text": s.text, "threads": s.launch.threads, "shared": s.launch.shared}).encode()
+        n: json.dumps({"text": s.text, "threads": s.launch.threads, "shared": s.launch.shared,
+                       "parameters": s.parameters}).encode()
         for n, s in found.items()
     }
 
