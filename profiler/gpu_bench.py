@@ -1,9 +1,11 @@
 """The TVM backend's kernels and models on an NVIDIA GPU, beside cuBLAS and torch.
 
 `python -m tundish.profiler.gpu_bench [gemm] [MODEL.tundish ...] [--rounds N] [--write FILE]`
+`python -m tundish.profiler.gpu_bench --resources MODEL.tundish`, which needs no GPU
 gemm: y = x · w in bf16 with fp32 sums, of 4096 x 4096 x 4096 and less, against `torch.matmul` where torch has CUDA.
 MODEL.tundish: bundles for this GPU; each is held against its stored answers, then timed: the whole model at 1 x 128,
 and of a decoder one step after 256 tokens.
+--resources: what each kernel of a bundle takes of a multiprocessor, by kind of chip.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from ..backends import registry
 from ..backends.bundle import open_bundle
 from ..backends.bundle_write import build_files
 from ..backends.inputs import random_inputs
+from ..backends.options import TvmOptions, typed
+from ..backends.tvm.cuda.cubin import resources
+from ..backends.tvm.runner import read_schedule
 from ..compiler.hardware.gpus import GPUS, PREFIX
 from ..compiler.plan import Guard, Plan, Variant
 from ..ir.build import Builder
@@ -30,9 +35,11 @@ from ..ir.diagnostics import CheckError, LoadError, TundishError, Where
 from ..ir.dtypes import bf16
 from ..ir.graph import Program
 from ..ir.tensor import TensorType
+from ..ir.weights import TensorFile
 from .benchmarks import write_part
 from .kernel_race import markdown
 from .parity import check
+from .report.table import table
 
 SIZES = ((4096, 4096, 4096), (2048, 4096, 4096), (512, 4096, 4096), (128, 768, 3072), (1, 4096, 4096))  # m, k, n
 USUAL = {"batch": 1, "seq": 128, "tokens": 1, "past": 256, "capacity": 512}
@@ -45,7 +52,15 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("what", nargs="*", default=["gemm"])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--resources", type=Path, metavar="BUNDLE")
     asked = parser.parse_args(args)
+    if asked.resources is not None:
+        try:
+            table(taken(asked.resources))
+        except TundishError as error:
+            print(f"gpu_bench: {error.message}", file=sys.stderr)
+            return error.exit_code
+        return 0
     try:
         from ..backends.tvm.cuda.driver import driver
 
@@ -65,6 +80,24 @@ def main(args: Sequence[str] | None = None) -> int:
     missed = [r for r in rows if r["m x k x n"] == "4096 x 4096 x 4096" and r["of cuBLAS"] != "-"
               and float(r["of cuBLAS"]) < BAR]  # fmt: skip
     return 1 if missed else 0
+
+
+def taken(path: Path) -> list[dict[str, Any]]:
+    """One row a kernel and kind of chip. Raises: LoadError where a bundle is none for GPUs."""
+    with open_bundle(path) as bundle:
+        options = typed(bundle.manifest.options, TvmOptions)
+        if options.device != "cuda":
+            raise LoadError(f"{path.name} is no bundle for a GPU", found=bundle.target)
+        folder, found = path / bundle.manifest.backend, list[dict[str, Any]]()
+        for body in options.bodies:
+            files = [m.file for models in body.models.values() for m in models]
+            launches = {k: v for file in files for k, v in read_schedule(folder / file).launches.items()}
+            for name, code in TensorFile(folder / body.library).items():
+                own, launch = resources(code.tobytes()), launches[name]
+                found.append({"kernel": name, "chip": ", ".join(body.features), "threads": launch.threads,
+                              "registers": own.registers, "shared bytes": own.shared_bytes + launch.shared,
+                              "spilled bytes": own.stack_bytes})  # fmt: skip
+        return found
 
 
 def products(device: Any, rounds: int) -> list[dict[str, Any]]:

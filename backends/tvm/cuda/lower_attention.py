@@ -6,12 +6,17 @@ from typing import Any
 
 from ....ir import dims
 from ....ir.dims import Dim
+from ....ir.dtypes import f32
+from ....ir.tensor import TensorType
 from ..emit import NAMES, Emit, View
 from ..lower_attention import apart, known
 from .kernels.attention import attention, tile_of
+from .kernels.attention_few import BESIDE, KEYS, attention_few, attention_join
+from .kernels.attention_few import fits as fits_few
 from .kernels.attention_form import Form
 from .kernels.attention_mma import ROWS, attention_mma, fits
 from .kernels.elementwise import per_block
+from .lower_product import MOST
 from .warp import CHUNK, WORDS
 
 
@@ -31,9 +36,24 @@ def attend(to: Emit, attrs: Any, q: View, k: View, v: View, beside: dict[str, Vi
     reads = [x for x in arrays if x is not y]
     for view in (q, k, v, y, *(beside[n] for n in ("mask", "bias") if n in beside)):
         sizes += apart(view)
+    if alone(form, s, t):
+        parts = to.new(TensorType(f32, (b * form.heads * form.group * per_block(t, KEYS) * (form.e + BESIDE),)))
+        split, only = b * form.heads * per_block(t, KEYS), (s, 1, 1)
+        few = [*arrays, parts]
+        to.call(attention_few, {"form": form}, reads, [parts], sizes, order=few, grid=split, only=only)
+        to.call(attention_join, {"form": form}, [*reads, parts], [y], sizes, order=few,
+                grid=b * form.heads * form.group, only=only)  # fmt: skip
+        if s == 1:
+            return
     make, rows = (attention_mma, ROWS) if by_tensor_cores(form, q, k, v) else (attention, tile_of(form).rows)
     grid = b * form.heads * form.group * per_block(s, rows)
-    to.call(make, {"form": form}, reads, [y], sizes, order=arrays, grid=grid)
+    only = (s, 2, MOST) if alone(form, s, t) else None
+    to.call(make, {"form": form}, reads, [y], sizes, order=arrays, grid=grid, only=only)
+
+
+def alone(form: Form, s: Dim, t: Dim) -> bool:
+    """Whether there may be one query over many keys."""
+    return fits_few(form) and (s == 1 or (not isinstance(s, int) and s != t))
 
 
 def by_tensor_cores(form: Form, *views: View) -> bool:

@@ -28,7 +28,8 @@ def takes(node: Node) -> bool:
     if node.op.name != "panel_linear":
         return False
     x, panels = (v.type for v in node.inputs[:2] if v is not None)
-    return panels.shape[-1] == WIDTH and x.dtype.name in ("f32", "bf16", "f16") and panels.dtype.is_float
+    packed = panels.rank == 3 and panels.shape[2] == WIDTH and panels.dtype.is_float
+    return packed and x.dtype.name in ("f32", "bf16", "f16")
 
 
 def panel_linear(to: Emit, node: Node) -> object:

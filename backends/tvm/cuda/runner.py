@@ -313,6 +313,7 @@ class _Entry:
             seconds, keys = self._device.between(first, second), ready.call.keys
             found.append(KernelTime(keys[0] if keys else "", ready.call.kernel, at, seconds, tuple(keys)))
             at += seconds
+        self._device.drop(marks)
         return tuple(found)
 
     def _free(self) -> None:

@@ -16,8 +16,9 @@ from ...signature import Signature
 from ..runner import number_of, size_of
 from ..schedule import Arg, Call, Schedule
 
+EACH = 4  # of a kernel's threads, the most elements that one computes where neighbours compute neighbours
 ALIGN = 256  # where arrays begin: what vectors of any kernel need, and a line of the last cache
-_MOST = (1 << 31) - 1  # of a size, and of a kernel's threads: kernels count in 32 bits
+_MOST = (1 << 31) - 1  # of a size, and of what a kernel's threads compute: kernels count in 32 bits
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Table:
             only = call.only
             here = only is None or only.low <= size_of(only.value, self._sizes) <= only.high
             if here and grid > 0:
-                self._check(grid * self._schedule.launches[call.kernel].threads)
+                self._check(grid * self._schedule.launches[call.kernel].threads * EACH)
                 found.append(Ready(call, i, grid, first, at - first))
         return found
 

@@ -104,6 +104,9 @@ class Simulated:
     def mark(self) -> float:
         return time.perf_counter()
 
+    def drop(self, marks: Any) -> None:
+        pass
+
     def between(self, first: float, second: float) -> float:
         return second - first
 

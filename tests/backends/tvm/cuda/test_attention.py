@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tundish.backends.tvm.cuda.build import emitted
+from tundish.backends.tvm.cuda.kernels.attention_few import attention_few, attention_join
 from tundish.backends.tvm.cuda.kernels.attention_mma import attention_mma
 from tundish.compiler.hardware.gpus import GPUS
 from tundish.compiler.plan import Guard, Plan, Variant
@@ -79,5 +80,5 @@ def test_numbers_of_16_bits_go_to_tensor_cores() -> None:
     cases = {w: narrow(w, ml_dtypes.bfloat16) for w in IN_16_BITS}
     plan = Plan(program_of(cases), {n: (Variant(Guard(), n),) for n in cases}, "tvm", "cuda-sm80")
     kernels, _ = emitted(plan, GPUS["sm80"])
-    made = [make for make, _ in kernels.made.values() if "attention" in make.__name__]
-    assert made and all(make is attention_mma for make in made)
+    made = {make for make, _ in kernels.made.values() if "attention" in make.__name__}
+    assert made == {attention_mma, attention_few, attention_join}

@@ -12,6 +12,7 @@ from tundish.backends.tvm.cuda.block import Block, block_kernel
 from tundish.backends.tvm.cuda.cubin import Resources, resources
 from tundish.backends.tvm.cuda.kernels import (
     attention,
+    attention_few,
     attention_mma,
     elementwise,
     gemm,
@@ -70,6 +71,9 @@ KERNELS: dict[str, Callable[[], Any]] = {
     "attention": lambda: attention.attention("", form=form()),
     "attention of bf16": lambda: attention_mma.attention_mma("", form=form(given="bfloat16")),
     "attention of bf16, 128": lambda: attention_mma.attention_mma("", form=form(128, "bfloat16", position="int64")),
+    "attention of one query": lambda: attention_few.attention_few("", form=form(position="int64", mask="")),
+    "attention of one query, bf16": lambda: attention_few.attention_few("", form=form(128, "bfloat16", group=8)),
+    "joining parts": lambda: attention_few.attention_join("", form=form(position="int64", mask="")),
     "attention of 128": lambda: attention.attention("", form=form(128, position="int64", mask="", window=100)),
     "attention of 256": lambda: attention.attention("", form=form(256, softcap=50.0)),
 }  # fmt: skip
