@@ -59,6 +59,11 @@ struct half {
   __device__ explicit half(float value) : bits(tundish_to_half(value)) {}
   __device__ operator float() const { return tundish_from_half(bits); }
 };
+// As TVM means them: the second where one of the two is not a number, which CUDA's own would pass over.
+template <typename T> __device__ __forceinline__ T tundish_most(T a, T b) { return a > b ? a : b; }
+template <typename T> __device__ __forceinline__ T tundish_least(T a, T b) { return a < b ? a : b; }
+#define max(a, b) tundish_most(a, b)
+#define min(a, b) tundish_least(a, b)
 template <typename T> __device__ __forceinline__ T tundish_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }

@@ -16,7 +16,7 @@ from ...signature import Signature
 from ..runner import number_of, size_of
 from ..schedule import Arg, Call, Schedule
 
-EACH = 4  # of a kernel's threads, the most elements that one computes where neighbours compute neighbours
+EACH = 4  # elements of a thread of an element-wise kernel, a block's width apart: several loads are under way
 ALIGN = 256  # where arrays begin: what vectors of any kernel need, and a line of the last cache
 _MOST = (1 << 31) - 1  # of a size, and of what a kernel's threads compute: kernels count in 32 bits
 

@@ -99,31 +99,38 @@ def best(b: Builder, x: Value) -> tuple[Value, ...]:
     return b.emit_node("topk", [x], {"k": 4}).outputs
 
 
+def odd_cases() -> dict[str, Case]:
+    x = odd()
+    one_input = ("exp", "relu", "isnan", "neg", "abs", "sigmoid", "tanh", "sqrt", "log", "floor")
+    cases = {n: one(n, x) for n in one_input}
+    two_inputs = ("maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "add")
+    cases |= {n: one(n, x, x[::-1].copy()) for n in two_inputs}
+    rows = np.stack([np.roll(x, i) for i in range(len(x))])
+    cases |= {n: one(n, rows, axes=(a,)) for n, a in (("max", 1), ("min", 0))}
+    cases |= {"argmax": one("argmax", rows, axis=1), "topk": case(best, {"x": rows[:, :9].copy()})}
+    return cases | {"cast": one("cast", x, dtype=DTYPES["bool"])}
+
+
 @pytest.mark.parametrize("passes", [False, True])
 def test_what_is_not_a_number_stays_so(tmp_path: Path, passes: bool) -> None:
-    x = odd()
     with np.errstate(all="ignore"):
-        one_input = ("exp", "relu", "isnan", "neg", "abs", "sigmoid", "tanh", "sqrt", "log", "floor")
-        cases = {n: one(n, x) for n in one_input}
-        two_inputs = ("maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "add")
-        cases |= {n: one(n, x, x[::-1].copy()) for n in two_inputs}
-        rows = np.stack([np.roll(x, i) for i in range(len(x))])
-        cases |= {n: one(n, rows, axes=(a,)) for n, a in (("max", 1), ("min", 0))}
-        cases |= {"argmax": one("argmax", rows, axis=1), "topk": case(best, {"x": rows[:, :9].copy()})}
-        cases |= {"cast": one("cast", x, dtype=DTYPES["bool"])}
-        check(cases, tmp_path, passes=passes)
+        check(odd_cases(), tmp_path, passes=passes)
 
 
-def test_whole_numbers_do_not_stop_the_machine(tmp_path: Path) -> None:
+def whole_cases() -> dict[str, Case]:
     low = np.iinfo(np.int64).min
     a = np.array([low, low, 7, -7, 7, -7, 0, low + 1], np.int64)
     b = np.array([-1, 1, -2, 2, 3, -3, -1, -1], np.int64)
     cases = {n: one(n, a, b) for n in ("mod", "bit_and", "maximum")} | {"div": one("div", a[2:], b[2:])}
     cases["pow"] = one("pow", np.array([3, -3, 2, -1, 1, 0, -1]), np.array([39, 39, 62, 10**6 + 1, -5, 5, -3]))
-    check(cases, tmp_path)
+    return cases
 
 
-def test_numbers_without_a_sign(tmp_path: Path) -> None:
+def test_whole_numbers_do_not_stop_the_machine(tmp_path: Path) -> None:
+    check(whole_cases(), tmp_path)
+
+
+def unsigned_cases() -> dict[str, Case]:
     cases = {}
     for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
         a, b = np.arange(1, 19).astype(dtype)[::-1].copy(), np.array([1, 2, 3] * 6).astype(dtype)
@@ -132,7 +139,11 @@ def test_numbers_without_a_sign(tmp_path: Path) -> None:
         cases |= {f"{n}_{a.dtype}": one(n, a, b) for n in two_inputs}
         cases[f"pow_{a.dtype}"] = one("pow", b, b)
         cases[f"cast_{a.dtype}"] = one("cast", a[1:], dtype=f32)
-    check(cases, tmp_path)
+    return cases
+
+
+def test_numbers_without_a_sign(tmp_path: Path) -> None:
+    check(unsigned_cases(), tmp_path)
 
 
 def test_a_power_of_a_known_number_without_a_sign(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from ...kernels.elementwise import CONTIGUOUS, REPEATED
 from ...script import Expr, bind, i64, when
 from ...steps import Chain
 from ..block import BLOCK, Block, block_kernel, div32, i64_of, rem32
-
-EACH = 4  # elements of a thread, a block's width apart, so that several loads are under way
+from ..table import EACH
 
 
 def elementwise(name: str, *, chain: Chain, out: str, rank: int, last: tuple[int, ...], lanes: int) -> Any:

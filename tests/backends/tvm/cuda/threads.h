@@ -32,18 +32,8 @@ struct alignas(8) uint2 { uint x, y; };
 struct alignas(16) int4 { int x, y, z, w; };
 static inline uint4 make_uint4(uint x, uint y, uint z, uint w) { return {x, y, z, w}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-static inline int max(int a, int b) { return a > b ? a : b; }
-static inline int min(int a, int b) { return a < b ? a : b; }
-static inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline uint32_t max(uint32_t a, uint32_t b) { return a > b ? a : b; }
-static inline uint32_t min(uint32_t a, uint32_t b) { return a < b ? a : b; }
-static inline uint64_t max(uint64_t a, uint64_t b) { return a > b ? a : b; }
-static inline uint64_t min(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static inline float max(float a, float b) { return fmaxf(a, b); }
-static inline float min(float a, float b) { return fminf(a, b); }
-static inline double max(double a, double b) { return fmax(a, b); }
-static inline double min(double a, double b) { return fmin(a, b); }
+template <typename T> static inline T tundish_most(T a, T b) { return a > b ? a : b; }
+template <typename T> static inline T tundish_least(T a, T b) { return a < b ? a : b; }
 
 extern "C" unsigned char __start_tundish_shared[], __stop_tundish_shared[];
 __attribute__((used)) __shared__ int tundish_some_shared;  // so that the section is there
@@ -201,6 +191,9 @@ static inline void tundish_copies_wait_3() { tundish_copies_wait(3); }
 extern "C" void __ubsan_handle_type_mismatch_v1(void* at, unsigned long) {
   gpu::complain("a vector is read or written at an address that is no multiple of its size", 0);
 }
+
+#define max(a, b) tundish_most(a, b)
+#define min(a, b) tundish_least(a, b)
 
 // -- running ----------------------------------------------------------------------------------------------------
 static void (*tundish_body)();
