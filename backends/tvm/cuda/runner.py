@@ -48,12 +48,26 @@ class CudaRunner:
         variants = self._variants[entry]
         file = variants[choose(variants, sizes)].function
         if file not in self._entries:
-            schedule = read_schedule(self.built.folder / file)
+            schedule = self._schedule(file)
             for name, launch in schedule.launches.items():
                 if name not in self._functions:
                     self._functions[name] = self.device.function(self._code[name].tobytes(), NAME, launch.shared)
             self._entries[file] = _Entry(self, schedule, self.built.entries[entry])
         return self._entries[file]
+
+    def _schedule(self, file: str) -> Schedule:
+        """Raises: LoadError on one that speaks of what is not there."""
+        schedule = read_schedule(self.built.folder / file)
+        called = {c.kernel for c in schedule.calls}
+        odd = called - set(schedule.launches) | called - set(self._code)
+        places = {"arena": len(schedule.buffers), "constant": len(schedule.constants)}
+        for arg in (a for c in schedule.calls for a in c.args):
+            inside = arg.name.isdigit() and int(arg.name) < places.get(arg.kind, 0)
+            if arg.kind == "scratch" or (arg.kind in places and not inside):
+                odd.add(f"{arg.kind} {arg.name}"[:60])
+        if odd:
+            raise LoadError(f"{file} is broken", found=", ".join(sorted(odd))[:200])
+        return schedule
 
     def run(self, entry: str, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Runs an entry once. Raises: RunError."""

@@ -19,7 +19,7 @@ from tundish.ir.diagnostics import CompileError, LoadError
 from tundish.ir.op import get
 from tundish.ir.weights import TensorFile
 
-from ..kit import case, check
+from ..kit import case, check, opened
 from .device import Simulating
 from .simulate import BACKWARD, FORWARD, MIXED, needs_compiler
 
@@ -76,3 +76,26 @@ def test_a_small_network_means_the_same(tmp_path: Path, order: int) -> None:
     made = made.also(*({**arrays, "x": some(n, 20)} for n in (1, 8, 9, 70)))
     backend = Simulating(order=order)
     check({"network": made}, tmp_path, atol=3e-5, rtol=3e-5, passes=True, backend=backend, target=backend.target)
+
+
+@needs_compiler
+def test_a_schedule_that_speaks_of_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    """An array of the arena that there is not, a kernel without code."""
+    backend = Simulating()
+
+    def write(b: Builder, x: Any) -> Any:
+        return b.emit("exp", b.emit("sum", b.emit("exp", x), axes=(0,)))
+
+    made = case(write, {"x": np.ones((3, 4), np.float32)})
+    for i, (old, new) in enumerate((("", ""), ('["arena","0"', '["arena","7"'), ("elementwise_0", "elementwise_9"))):
+        folder = tmp_path / str(i)
+        runner = opened({"network": made}, folder, backend=backend, target=backend.target)
+        (file,) = folder.rglob("*network.0.json")
+        text = file.read_text()
+        assert old in text
+        if not old:
+            runner.run("network", made.inputs)
+            continue
+        file.write_text(text.replace(old, new, 1))
+        with pytest.raises(LoadError, match="broken"):
+            runner.run("network", made.inputs)
