@@ -74,6 +74,12 @@ _SMOLLM2 = {
     "num_key_value_heads": 3, "intermediate_size": 1536, "max_position_embeddings": 8192,
     "tie_word_embeddings": True, "rope_theta": 100000.0, "rms_norm_eps": 1e-5,
 }  # fmt: skip
+_MOE_LIKE = {
+    "vocab_size": 8192, "hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16,
+    "num_key_value_heads": 4, "head_dim": 64, "max_position_embeddings": 2048,
+}  # fmt: skip
+_MIXTRAL_LIKE = {**_MOE_LIKE, "intermediate_size": 3584, "num_local_experts": 8, "num_experts_per_tok": 2}
+_QWEN3_MOE_LIKE = {**_MOE_LIKE, "moe_intermediate_size": 384, "num_experts": 64, "num_experts_per_tok": 8}
 _MOE_TINY = {**_LLAMA_TINY, **_TOKENS}
 _MIXTRAL_TINY = {**_MOE_TINY, "num_local_experts": 4, "num_experts_per_tok": 2}
 _QWEN3_MOE_TINY = {
@@ -151,6 +157,13 @@ ZOO: dict[str, Named] = {
     "smollm2-random": Entry("llama", "LlamaForCausalLM", _SMOLLM2, 134_515_008, "the shape of SmolLM2-135M"),
     "llama-0.5b": Entry("llama", "LlamaForCausalLM", _LLAMA_HALF, 494_005_120, "24 layers, H 896, 2 KV heads"),
     "llama-like": Entry("llama", "LlamaForCausalLM", _LLAMA_LIKE, 219_702_272, "12 layers, H 1024"),
+    "mixtral-like": Entry(
+        "mixtral", "MixtralModel", _MIXTRAL_LIKE, 371_237_888, "4 layers, H 1024, 8 experts, 2 for each token; no head"
+    ),
+    "qwen3-moe-like": Entry(
+        "qwen3_moe", "Qwen3MoeModel", _QWEN3_MOE_LIKE, 321_136_128,
+        "4 layers, H 1024, 64 experts, 8 for each token; no head",
+    ),
     **PUBLISHED,
 }
 PACKAGED: dict[str, Packaged] = {

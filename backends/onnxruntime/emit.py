@@ -40,6 +40,15 @@ class Made:
     keys: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A weight of the table, its bytes from `start` on, as a type."""
+
+    key: str
+    type: TensorType
+    start: int = 0
+
+
 class Emit:
     """Adds ONNX nodes for one model.
 
@@ -57,7 +66,8 @@ class Emit:
         self.nodes: list[Made] = []
         self.initializers: dict[str, np.ndarray] = {}
         self.weights: dict[str, str] = {}  # weight name in the program's table -> name in the model
-        self.views: dict[str, tuple[str, TensorType]] = {}  # name in the model -> weight in the table, and as what
+        self.views: dict[str, View] = {}  # name in the model -> what of the table it is
+        self._viewed: dict[View, str] = {}
         self.where = Where("<model>")
         self.path = ""
         self.keys: tuple[str, ...] = ()  # the nodes of the plan that are being emitted
@@ -101,16 +111,15 @@ class Emit:
         """Whether a value is a weight of the table, as it stands there."""
         return value is not None and self.name(value) in self.weights.values()
 
-    def view(self, value: Value, dtype: DType, *shape: int) -> str:
-        """A weight's bytes as a tensor of another type, as many bytes long."""
+    def view(self, value: Value, dtype: DType, *shape: int, start: int = 0) -> str:
+        """A weight's bytes, from one on, as a tensor of another type."""
         name = self.name(value)
         key = next(key for key, known in self.weights.items() if known == name)
-        type = TensorType(dtype, shape)
-        found = next((n for n, seen in self.views.items() if seen == (key, type)), None)
-        if found is None:
-            found = self.fresh(f"{name}.{dtype}")
-            self.views[found] = key, type
-        return found
+        view = View(key, TensorType(dtype, shape), start)
+        if view not in self._viewed:
+            self._viewed[view] = self.fresh(f"{name}.{dtype}")
+            self.views[self._viewed[view]] = view
+        return self._viewed[view]
 
     def fresh(self, hint: str) -> str:
         """A name that nothing in the model bears yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -76,24 +76,31 @@ def _row(model: Model, portable: bool, files: list[Path]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _arrays(model: Model, plan: Plan, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The bytes of each of these weights of the model in turn, so that one is in memory at a time."""
-    for name in names:
-        weight = plan.program.weights[model.weights[name]]
-        array = np.asarray(materialize(weight), order="C")
-        yield name, pack(array) if is_packed(weight.type) else array.reshape(-1).view(np.uint8)
+def _bytes(plan: Plan, key: str) -> np.ndarray:
+    """A weight as it lies in a file."""
+    weight = plan.program.weights[key]
+    array = np.asarray(materialize(weight), order="C")
+    return pack(array) if is_packed(weight.type) else array.reshape(-1).view(np.uint8)
 
 
 def _write_data(model: Model, plan: Plan, file: IO[bytes], name: str) -> Mapping[str, tuple[str, int, int]]:
     spans = {}
-    first: dict[str, str] = {}  # weight -> its name; of several the first, for it is written once
-    for own, key in model.weights.items():
-        first.setdefault(key, own)
-    for own, data in _arrays(model, plan, first.values()):
+    for key in dict.fromkeys(model.weights.values()):  # a weight of several names is written once
+        data = _bytes(plan, key)
         file.write(b"\0" * (-file.tell() % _PAGE))
-        spans[model.weights[own]] = (name, file.tell(), data.nbytes)
+        spans[key] = (name, file.tell(), data.nbytes)
         file.write(data.data)
     return spans
+
+
+def _arrays(model: Model, plan: Plan) -> Iterator[tuple[str, np.ndarray]]:
+    """The bytes of each name in turn, so that one weight is in memory at a time; parts of one follow one another."""
+    last, data = "", np.zeros(0, np.uint8)
+    for name, key in model.weights.items():
+        if key != last:
+            last, data = key, _bytes(plan, key)
+        start = model.starts.get(name, 0)
+        yield name, data[start : start + int(str(model.types[name].bytes))]
 
 
 def _write_inline(model: Model, plan: Plan, file: IO[bytes]) -> None:
@@ -108,7 +115,7 @@ def _write_inline(model: Model, plan: Plan, file: IO[bytes]) -> None:
         for name, head in heads.items()
     )
     file.write(whole.SerializeToString(deterministic=True) + _GRAPH + varint(length) + graph)
-    for name, data in _arrays(model, plan, model.weights):
+    for name, data in _arrays(model, plan):
         file.write(_INITIALIZER + varint(len(heads[name]) + sizes[name]) + heads[name])
         file.write(data.data)
 

@@ -30,7 +30,8 @@ STRUCTURE = frozenset({"weight", "constant", "dim_value", "call", "fused"})  # e
 DECLINED = {
     name: "it moves data between devices; a plan for this backend runs on one"
     for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "receive", "broadcast")
-} | dict.fromkeys(("quantize", "quantize_scale"), "it is done to weights when a program is built, never in a run") | {
+} | dict.fromkeys(("quantize", "quantize_scale", "to_panels", "to_quads", "to_expert_panels",
+                   "to_expert_quads"), "it is done to weights when a program is built, never in a run") | {
     "bitcast": "ONNX has it since opset 26, which ONNX Runtime does not run"
 }
 
@@ -68,6 +69,7 @@ def table(opset: int = DEFAULT_OPSET, portable: bool = False) -> Mapping[str, Lo
         lower_contract,
         lower_conv,
         lower_elementwise,
+        lower_experts,
         lower_index,
         lower_norm,
         lower_quantized,

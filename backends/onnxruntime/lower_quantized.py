@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...compiler.capabilities import Blocks
 from ...ir.dtypes import DType, f32, u8
 from ...ir.graph import Node, Value
-from .emit import Emit
+from .emit import Arg, Emit
 from .lower import FAST, lowers
 
 BITS, GROUPS = (4, 8), (16, 32, 64, 128, 256)
@@ -25,6 +25,13 @@ def _quantized_matmul(to: Emit, node: Node) -> str | None:
         return None
     (n, k), bits, group = _sizes(q), node.attrs["bits"], node.attrs["group"]
     blocks = to.view(q, u8, n, k // group, group * bits // 8)
+    return product(to, x, blocks, scale, bias, k=k, n=n, bits=bits, group=group)
+
+
+def product(
+    to: Emit, x: Arg, blocks: Arg, scale: Arg, bias: Arg = None, *, k: int, n: int, bits: int, group: int
+) -> str:  # fmt: skip
+    """x times a weight [n, k] whose bytes are `blocks`."""
     y: str = to.ms("MatMulNBits", x, blocks, scale, None, None, bias, K=k, N=n, bits=bits, block_size=group,
                    accuracy_level=_IN_WHOLE_NUMBERS)  # fmt: skip
     return y
@@ -49,6 +56,13 @@ def _fits(to: Emit, node: Node, q: Value, dtype: DType) -> bool:
     known = Blocks(a["bits"], a["group"], a["scheme"]) in BLOCKS and q.type.dtype.name == f"u{a['bits']}"
     whole = all(isinstance(d, int) for d in q.type.shape) and to.is_weight(q)
     return known and whole and q.type.shape[1] % a["group"] == 0 and dtype == scale.type.dtype == f32
+
+
+def fits(to: Emit, q: Value, scale: Value, group: int, bits: int, dtype: DType) -> bool:
+    """The same of experts' numbers [e, n, k], in scheme "centred"."""
+    known = Blocks(bits, group, "centred") in BLOCKS and q.type.dtype.name == f"u{bits}"
+    whole = all(isinstance(d, int) for d in q.type.shape) and to.is_weight(q) and to.is_weight(scale)
+    return known and whole and dtype == scale.type.dtype == f32
 
 
 def _sizes(q: Value) -> tuple[int, int]:

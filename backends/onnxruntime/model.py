@@ -14,7 +14,7 @@ from ...ir.graph import Graph, Program
 from ...ir.packing import is_packed, pack
 from ...ir.tensor import TensorType
 from ..version import version
-from .emit import MS, ONNX_TYPES, Emit, Made
+from .emit import MS, ONNX_TYPES, Emit, Made, View
 from .lower import DEFAULT_OPSET, table
 from .walk import Walk
 
@@ -29,7 +29,7 @@ class Model:
     """An emitted entry.
 
     weights: name in the model -> name in the program's table, in order of use; a weight may have several.
-    types:   of those names in the model.
+    types:   of those names in the model. starts: of those that are a part of a weight, the byte where it begins.
     opened:  input -> axis -> name of a size that the file leaves open, though here it is one number.
     """
 
@@ -40,6 +40,7 @@ class Model:
     initializers: Mapping[str, np.ndarray]
     weights: Mapping[str, str]
     types: Mapping[str, TensorType]
+    starts: Mapping[str, int] = field(default_factory=dict)
     opened: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
@@ -59,11 +60,12 @@ def emit(
     made = Walk(program, to, table(opset, portable), kernels).graph(graph, [v.name for v in graph.inputs])
     nodes = _alive(_name_outputs(to, made, graph), graph.output_names)
     used = {name for node in nodes for name in node.inputs}
-    seen = {name: (key, program.weights[key].type) for key, name in to.weights.items()} | to.views
-    weights = {name: key for name, (key, _) in seen.items() if name in used}
+    seen = {name: View(key, program.weights[key].type) for key, name in to.weights.items()} | to.views
+    weights = {name: view.key for name, view in seen.items() if name in used}
     initializers = {name: a for name, a in to.initializers.items() if name in used}
-    types = {name: seen[name][1] for name in weights}
-    return Model(graph, function, opset, tuple(nodes), initializers, weights, types)
+    types = {name: seen[name].type for name in weights}
+    starts = {name: seen[name].start for name in weights if seen[name].start}
+    return Model(graph, function, opset, tuple(nodes), initializers, weights, types, starts)
 
 
 def _name_outputs(to: Emit, made: Iterable[str], graph: Graph) -> list[Made]:
@@ -145,7 +147,8 @@ def external(
             continue
         tensor = tensor_header(name, model.types[name])
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        file, offset, length = spans[key]
+        file, offset, _ = spans[key]
+        offset, length = offset + model.starts.get(name, 0), int(str(model.types[name].bytes))
         for k, v in (("location", file), ("offset", str(offset)), ("length", str(length))):
             tensor.external_data.add(key=k, value=v)
         tensors.append(tensor)

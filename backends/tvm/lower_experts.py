@@ -110,7 +110,8 @@ def _product(to: Emit, shape: Shape, x: View, w: Value, bias: Value | None, lies
 
 def summed(to: Emit, node: Node, x: View, lies: Ordered, row: int) -> None:
     """What each token's experts give, weighed and added up."""
-    weights, y = converted(to, to.view(node.inputs[2]), f32), to.result(node)
+    weights, y = to.array(node.inputs[2]), to.result(node)
+    weights = weights if weights.dtype == f32 else converted(to, weights, f32)
     static = {"k": lies.k, "d": _last(y), "row": row, "lanes": to.lanes}
     to.call(expert_sums, static, [x, lies.slot_of, weights], [y], [dims.floordiv(lies.pairs, lies.k)])
 
