@@ -53,8 +53,7 @@ def scale_values(graph: Graph) -> set[Value]:
     """The scales and zeros of quantised weights, and what they are moved out of: they keep the type that they have."""
     made_by, found = producers(graph), set[Value]()
     for node in graph.nodes:
-        first = _SCALES.get(node.op.name)
-        for value in () if first is None else node.inputs[first : first + 2]:
+        for value in (node.inputs[i] for i in SCALES.get(node.op.name, ()) if i < len(node.inputs)):
             while value is not None and value not in found:
                 found.add(value)
                 maker = made_by.get(value)
@@ -62,4 +61,5 @@ def scale_values(graph: Graph) -> set[Value]:
     return found
 
 
-_SCALES = {"dequantize": 1, "quantized_matmul": 2}  # op -> where its scale stands, the zero after it
+# op -> where its scales and zeros stand.
+SCALES: dict[str, tuple[int, ...]] = {"dequantize": (1, 2), "quantized_matmul": (2, 3), "quantized_moe": (4, 6)}

@@ -18,7 +18,7 @@ from .registry import rewrite
 
 @rewrite("experts")
 def experts(program: Program, task: Task) -> Rewritten:
-    """moe(x, ..., gate_up, down) -> panel_moe, where the experts are weights and the backend reads them in panels."""
+    """moe -> panel_moe, quantized_moe -> quad_moe, where the experts are weights and the backend reads them in panels."""
     width = task.capabilities.panel
     if not width or "panel_moe" not in task.capabilities.ops:
         return Rewritten(program)
@@ -38,17 +38,17 @@ def _packed(graph: Graph, static: set[Value], width: int) -> tuple[Graph, list[E
     made_by, events = producers(graph), list[Event]()
     b = RuleBuilder(graph)
     for node in graph.nodes:
-        if node.op.name != "moe" or not static.issuperset(v for v in node.inputs[3:] if v is not None):
+        if node.op.name not in _PACK or not static.issuperset(v for v in node.inputs[3:] if v is not None):
             b.copy(node)
             continue
         with b.at(node.where):
-            b.replace(node, [_panel_moe(b, node, made_by, width)])
+            b.replace(node, [_PACK[node.op.name](b, node, made_by, width)])
         events.append(Event(_spoken(node), node.where))
     return (drop_dead(b.done()) if events else graph), events
 
 
 def _spoken(node: Node) -> str:
-    (e, _, _), k = node.inputs[3].type.shape, node.inputs[1].type.shape[-1]  # type: ignore[union-attr]
+    e, k = node.inputs[3].type.shape[0], node.inputs[1].type.shape[-1]  # type: ignore[union-attr]
     return f"{e} experts, {k} for each token, run as two grouped products over the tokens' experts alone"
 
 
@@ -62,8 +62,7 @@ def _panel_moe(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], width:
         if value is None:
             return None
         held = as_type(b, b.present(value), _held(value, made_by))
-        if value.type.rank == 2:  # a bias is a matrix of one row
-            held = b.emit("reshape", held, shape=(value.type.shape[0], 1, value.type.shape[1]))
+        held = _as_row(b, held) if value.type.rank == 2 else held
         return b.emit("to_expert_panels", held, width=width, gated=gated)
 
     parts = [panels(v, i % 2 == 0 and gated) for i, v in enumerate((up, down, *biases))]
@@ -80,3 +79,31 @@ def _held(value: Value, made_by: Mapping[Value, Node]) -> DType:
         found = bf16 if bf16 in types else found
         node = made_by.get(node.inputs[0])
     return found
+
+
+def _quad_moe(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], width: int) -> Value:
+    x, indices, weights, *parts = node.inputs
+    a = node.attrs
+    gated = ACTIVATIONS[a["activation"]].gated
+
+    def packed(i: int, value: Value | None) -> Value | None:
+        if value is None:
+            return None
+        halves = gated and i in (0, 1, 4)
+        if i in (0, 2):
+            return b.emit("to_expert_quads", value, width=width, bits=a["bits"], gated=halves)
+        turned = b.emit("transpose", value, perm=(0, 2, 1)) if i < 4 else _as_row(b, value)
+        return b.emit("to_expert_panels", turned, width=width, gated=halves)
+
+    inner = parts[2].type.shape[2]  # type: ignore[union-attr]
+    new = [packed(i, v) for i, v in enumerate(parts)]
+    return b.emit("quad_moe", x, indices, weights, *new, inner=inner, **a)
+
+
+def _as_row(b: RuleBuilder, bias: Value) -> Value:
+    """Biases as matrices of one row."""
+    e, n = bias.type.shape
+    return b.emit("reshape", bias, shape=(e, 1, n))
+
+
+_PACK = {"moe": _panel_moe, "quantized_moe": _quad_moe}

@@ -24,7 +24,7 @@ from .narrow_products import narrow_products
 from .registry import rewrite
 
 TABLES = ("gather", "gather_elements")
-PRODUCTS = ("linear", "attention", "quantized_matmul", "moe")
+PRODUCTS = ("linear", "attention", "quantized_matmul", "moe", "quantized_moe")
 SOURCES = ("weight", "constant", "iota", "dim_value")
 
 

@@ -1,4 +1,4 @@
-"""Matrices of linear layers into groups of few bits."""
+"""Matrices of linear layers and of experts into groups of few bits."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from ..capabilities import Capabilities
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, notes_of
 from ..task import Precision, Task
 from .hoist import hoisted
+from .quantize_experts import GROUPS, SCHEME, group_of, quantized_experts
+from .quantize_experts import spoken as experts_spoken
+from .quantize_experts import why_not as why_not_experts
 from .raise_quantized import dequantized
 from .registry import rewrite
-from .stored import BITS, STORED, takes
+from .stored import BITS, STORED
 
-GROUPS = (128, 64, 32)  # numbers that share a scale: the first that divides a matrix's rows
-SCHEME = "centred"
 PRODUCTS = ("linear", "matmul", "quantized_matmul", "attention", "moe", "conv")
-DONE_ONCE = ("quantize", "quantize_scale", "transpose")  # on weights, when the program is built
+DONE_ONCE = ("quantize", "quantize_scale", "transpose", "reshape")  # on weights, when the program is built
 Users = Mapping[Value, list[Node]]
 
 
 @rewrite("quantize")
 def quantize_weights(program: Program, task: Task) -> Rewritten:
-    """The weight of each linear becomes `dequantize(quantize(weight))`, where `task.precision.blocks` asks for it.
+    """The weight of each linear becomes `dequantize(quantize(weight))`, and each layer of experts one of numbers of few
+    bits, where `task.precision.blocks` asks for it.
 
     So does, with a tied head, the embedding that it shares its numbers with: there is one copy of them. Left as they
     are: routers, whose small differences choose other experts; matrices whose rows no group divides; what is no weight.
@@ -74,13 +76,23 @@ def _quantized(graph: Graph, static: set[Value], task: Task) -> tuple[Graph, lis
     events: list[Event] = []
     change = _Change(graph, made_by, task)
     for node in graph.nodes:
+        if node.op.name == "moe":
+            events.append(_experts(node, static, task, change))
         if node.op.name != "linear" or node.inputs[1] not in static or dequantized(node.inputs[1], made_by):
             continue
         reason = _why_not(node, used, task)
         if reason is None:
             change.plan(node)
         events.append(Event(f"{_spoken(node, task)} declined: {reason}" if reason else _spoken(node, task), node.where))
-    return (change.done() if change.linears else graph), events
+    return (change.done() if change.linears or change.experts else graph), events
+
+
+def _experts(node: Node, static: set[Value], task: Task, change: _Change) -> Event:
+    reason = why_not_experts(node, static, task)
+    if reason is not None:
+        return Event(f"experts in {task.precision.blocks} declined: {reason}", node.where)
+    change.experts.add(node)
+    return Event(experts_spoken(node, task), node.where)
 
 
 def _spoken(node: Node, task: Task) -> str:
@@ -99,8 +111,7 @@ def _why_not(node: Node, used: Users, task: Task) -> str | None:
 
 
 def _group(node: Node, task: Task) -> int | None:
-    k, bits = node.inputs[1].type.shape[0], BITS[task.precision.blocks]  # type: ignore[union-attr]
-    return next((g for g in GROUPS if isinstance(k, int) and k % g == 0 and takes(task, bits, g, SCHEME)), None)
+    return group_of(node.inputs[1].type.shape[0], task)  # type: ignore[union-attr]
 
 
 def routes(node: Node, used: Users) -> bool:
@@ -123,6 +134,7 @@ class _Change:
     def __init__(self, graph: Graph, made_by: Mapping[Value, Node], task: Task) -> None:
         self.b, self.made_by, self.task = RuleBuilder(graph), made_by, task
         self.linears: dict[Node, tuple[Value, bool]] = {}  # -> its weight, and whether that must be turned to rows
+        self.experts: set[Node] = set()
         self.groups: dict[Value, int] = {}  # weight as it stands -> its groups
         self.made: dict[Value, Value] = {}  # the same -> its numbers [n, k], dequantised
 
@@ -145,6 +157,8 @@ class _Change:
                 if node in self.linears:
                     weight = self.b.emit("transpose", self._numbers(*self.linears[node]), perm=(1, 0))
                     self.b.replace(node, (self.b.emit("linear", node.inputs[0], weight, *node.inputs[2:]),))
+                elif node in self.experts:
+                    self.b.replace(node, (quantized_experts(self.b, node, self.task),))
                 elif node.op.name == "gather" and node.inputs[0] in shared and node.attrs["axis"] % 2 == 0:
                     rows = self._numbers(node.inputs[0], False)
                     self.b.replace(node, (self.b.emit("gather", rows, node.inputs[1], axis=0),))
