@@ -12,7 +12,7 @@ from ..ir.diagnostics import CompileError, ours
 from ..ir.graph import Program
 from .passes.choose import choose
 from .passes.clean import clean
-from .passes.experts import experts
+from .passes.experts import experts, schedule_experts
 from .passes.fold import fold_layers
 from .passes.fuse_epilogues import fuse_epilogues
 from .passes.fuse_projections import fuse_projections
@@ -65,6 +65,7 @@ PASSES: tuple[Pass, ...] = (
     hoist,
     clean,
     choose,
+    schedule_experts,
     plan_memory,
 )
 OnPass = Callable[[str, int, int], None]

@@ -44,7 +44,9 @@ OF_BACKEND: dict[str, tuple[Workload, ...]] = {
     "tvm": (
         Workload("bert-base", 1, 128), Workload("bert-base", 8, 128), Workload("gpt2", 1, 128),
         Workload("llama-like", 1, 128), Workload("vit-base", 1), Workload("minilm", 16, 128),
-        *(Workload(model, 1, phase="decode", past=256) for model in ("gpt2", "llama-like", "smollm2")),
+        *(Workload(model, 1, 128) for model in ("mixtral-like", "qwen3-moe-like")),
+        *(Workload(model, 1, phase="decode", past=256)
+          for model in ("gpt2", "llama-like", "smollm2", "mixtral-like", "qwen3-moe-like")),
     ),
 }  # fmt: skip
 """The same where a backend is named, of those that have workloads of their own."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.generation.session import STEP
-from .openers import fast_module, torch_threads
+from .openers import fast_module, set_experts, torch_threads
 from .workers import resolve
 
 
@@ -72,12 +72,14 @@ def _gguf_as(kind: str, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"path": str(path), "compile_s": time.perf_counter() - started}
 
 
-def _sample(job: dict[str, Any], sizes: str = "sizes") -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+def _sample(
+    job: dict[str, Any], sizes: str = "sizes", experts: str = "grouped_mm"
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """(module that takes tensors by position, sample tensors, its dynamic shapes): the sizes that vary for us vary."""
     import torch
 
     torch_threads(job["threads"])
-    module, source = fast_module(job)
+    module, source = fast_module(job, experts)
     arrays = resolve(job["samples"])(source, job[sizes])
     axes = source.axes()
     dynamic = tuple(dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in module.inputs)
@@ -162,6 +164,7 @@ def transformers_onnx(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not hasattr(source.module, "config"):
         raise ValueError("the model is none of transformers'")
     source.module.set_attn_implementation("sdpa")
+    set_experts(source.module, "grouped_mm")
     for name, value in source.constants.items():
         if hasattr(source.module.config, name):
             setattr(source.module.config, name, value)
@@ -191,7 +194,7 @@ def openvino_torch(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Converted from the program that torch.export gives; weights stay in fp32."""
     import openvino as ov
 
-    module, tensors, dynamic = _sample(job)
+    module, tensors, dynamic = _sample(job, experts="batched_mm")  # it knows no grouped products in fp32
     started = time.perf_counter()
     model = ov.convert_model(_exported(module, tensors, dynamic))
     return _saved(model, folder, started) | {"outputs": module.outputs}

@@ -2,7 +2,8 @@
 
 `python -m tundish.profiler.kernel_bench KERNEL [--precision bf16] [--write FILE] [--threads N] [--rounds N]
 [--rows M,M] [--sizes KxN,KxN]`
-KERNEL: gemm (against oneDNN, ONNX Runtime, OpenVINO), attention (torch, ONNX Runtime), epilogues (the bare product).
+KERNEL: gemm (against oneDNN, ONNX Runtime, OpenVINO), attention (torch, ONNX Runtime), epilogues (the bare product),
+moe (a layer of experts: ONNX Runtime, torch; --rows are tokens, --sizes EXPERTSxKxFEATURESxINNER).
 """
 
 from __future__ import annotations
@@ -207,9 +208,12 @@ def page(lines: list[dict[str, Any]], said: str, most: Ceiling, threads: int) ->
 
 
 def _benches() -> dict[str, Callable[[argparse.Namespace, Ceiling, Callable[[str], None]], Lines]]:
-    from . import kernel_attention, kernel_epilogues
+    from . import kernel_attention, kernel_epilogues, kernel_moe
 
-    return {"gemm": bench, "attention": kernel_attention.bench, "epilogues": kernel_epilogues.bench}
+    return {
+        "gemm": bench, "attention": kernel_attention.bench, "epilogues": kernel_epilogues.bench,
+        "moe": kernel_moe.bench,
+    }  # fmt: skip
 
 
 def main() -> None:

@@ -31,9 +31,10 @@ Peers = Mapping[str, tuple[str, str]]  # by name: the file's name, how it is ope
 
 
 def compiled(
-    path: Path, graph: Graph, symbols: Mapping[str, Range], weights: Mapping[str, np.ndarray], dtype: str = "f32"
-) -> None:
-    """A bundle of a graph on TVM, with weights in fp32 by their names; dtype: of the precision that is asked for."""
+    path: Path, graph: Graph, symbols: Mapping[str, Range], weights: Mapping[str, np.ndarray], dtype: str = "f32",
+    backend: str = "tvm",
+) -> None:  # fmt: skip
+    """A bundle of a graph, with weights in fp32 by their names; dtype: of the precision that is asked for."""
     from ..backends.bundle_write import write_bundle
     from ..backends.registry import get
     from ..compiler.driver import compile_program
@@ -41,10 +42,10 @@ def compiled(
 
     held = {name: Weight(TensorType(f32, w.shape), Held(w)) for name, w in weights.items()}
     program = Program({"forward": graph}, ("forward",), held, dict(symbols))
-    backend, machine = get("tvm"), this_machine()
+    engine, machine = get(backend), this_machine()
     precision = Precision(weights=dtype, compute=dtype)
-    plan = compile_program(program, Task(machine, backend.capabilities(machine), precision, program.symbols))
-    write_bundle(path, plan, backend).close()
+    plan = compile_program(program, Task(machine, engine.capabilities(machine), precision, program.symbols))
+    write_bundle(path, plan, engine).close()
 
 
 def weight(b: Builder, name: str, shape: tuple[int, ...]) -> Value:
@@ -58,7 +59,8 @@ def ours(job: dict[str, Any], inputs: Arrays) -> Begin:
 
     def begin() -> Run:
         bundle = open_bundle(Path(job["path"]), threads=job["threads"])
-        given = {name: x.astype(DTYPES[job["dtype"]].numpy) for name, x in inputs.items()}
+        kind = DTYPES[job["dtype"]].numpy
+        given = {name: x.astype(kind) if x.dtype.kind == "f" else x for name, x in inputs.items()}
 
         def run() -> Any:
             found = bundle.run(given)

@@ -122,16 +122,24 @@ def torch_threads(threads: int) -> None:
         torch.set_num_interop_threads(1)
 
 
-def fast_module(job: dict[str, Any]) -> tuple[Any, Any]:
+def fast_module(job: dict[str, Any], experts: str = "grouped_mm") -> tuple[Any, Any]:
     """(the model as a module that takes its inputs by position and returns a tuple, its Source): with torch's own
-    fused attention, as a user would run it."""
+    fused attention, as a user would run it. experts: which of transformers' forms of them it takes."""
     source = resolve(job["source"])(job["model"], job["options"])
     if source.form != "torch":
         raise ValueError("the model is an ONNX file, and torch does not run those")
     if hasattr(source.module, "set_attn_implementation"):
         with suppress(ValueError):  # a model that has its own attention only
             source.module.set_attn_implementation("sdpa")
+    set_experts(source.module, experts)
     return resolve(job["plain"])(source), source
+
+
+def set_experts(module: Any, form: str) -> None:
+    """One of transformers' forms of experts, where the module has any that go through its interface."""
+    if hasattr(module, "set_experts_implementation"):
+        with suppress(ValueError):  # a model without experts, or with its own
+            module.set_experts_implementation(form)
 
 
 def _tensors(inputs: Arrays) -> tuple[Any, ...]:

@@ -8,14 +8,15 @@ from fractions import Fraction
 
 import numpy as np
 
+from ..compiler.analysis import SCALES
 from ..ir import dims
 from ..ir.graph import Node, Program, Value, producers
 from ..ir.unfold import unfold
 from ..ir.walk import walk
 from ..ir.weights import Held, Recipe, Stored, Weight, leaves
 
-_QUANTIZED = {"dequantize": 1, "quantized_matmul": 2}  # op -> where its scale stands, the zero after it
-_EXPERTS = {"moe": slice(3, 7)}  # op -> the inputs of which each token uses k of e
+# op -> the inputs of which each token uses k of e
+_EXPERTS = dict.fromkeys(("moe", "panel_moe"), slice(3, 7)) | dict.fromkeys(("quantized_moe", "quad_moe"), slice(3, 9))
 _UNCOUNTED = ("i64", "i32", "bool")  # index tables and masks
 
 
@@ -73,8 +74,7 @@ def _roles(program: Program) -> tuple[set[object], dict[object, Fraction]]:
     for graph in unfold(program).functions.values():
         made_by = producers(graph)
         for node in graph.nodes:
-            first = _QUANTIZED.get(node.op.name)
-            for value in () if first is None else node.inputs[first : first + 2]:
+            for value in (node.inputs[i] for i in SCALES.get(node.op.name, ()) if i < len(node.inputs)):
                 scales.update(_stored(value, made_by, program))
             experts = _EXPERTS.get(node.op.name)
             for value in () if experts is None else node.inputs[experts]:

@@ -30,7 +30,7 @@ class _Layer:
         x, indices = node.inputs[:2]
         assert x is not None and indices is not None
         self.to, self.node, self.experts = to, node, experts
-        self.tokens, self.d, self.k = dims.product(x.type.shape[:-1]), x.type.shape[-1], indices.type.shape[-1]
+        self.tokens, self.d, self.k = dims.product(x.type.shape[:-1]), x.type.shape[-1], _number(indices.type.shape[-1])
         self.rows: Dim = self.tokens * self.k
         ids = to.reshape(to.cast(indices, i64), indices.type.shape, (self.rows,))
         self.ids, self.order = to("TopK", ids, to.sizes.vector(self.rows), outputs=2, axis=0, largest=0, sorted=1)
@@ -82,9 +82,9 @@ class _Layer:
 def _moe(to: Emit, node: Node) -> str | None:
     x, _, _, up, down, *biases = node.inputs
     assert x is not None and up is not None and down is not None
-    (experts, _, _), inner = up.type.shape, down.type.shape[1]
     if not _known(x, node.inputs[1], up, down):
         return None
+    experts, inner = _number(up.type.shape[0]), _number(down.type.shape[1])
     layer, (first, second) = _Layer(to, node, experts), (*biases, None, None)[:2]
     hidden = layer.product(layer.tokens_rows(x), _plain(to, up), first)
     return layer.summed(layer.product(layer.activated(hidden, inner), _plain(to, down), second))
@@ -96,8 +96,13 @@ def _known(*values: Value | None) -> bool:
     return all(isinstance(d, int) for d in (x[-1], indices[-1], *(d for part in parts for d in part)))
 
 
+def _number(dim: Dim) -> int:
+    assert isinstance(dim, int)
+    return dim
+
+
 def _plain(to: Emit, w: Value) -> Product:
-    _, k, n = (int(str(d)) for d in w.type.shape)
+    _, k, n = (_number(d) for d in w.type.shape)
     size = k * n * w.type.dtype.bits // 8
     held = to.is_weight(w)
 
@@ -118,15 +123,15 @@ def _quantized_moe(to: Emit, node: Node) -> str | None:
     known = _known(x, node.inputs[1], up, down)
     if not known or a["x_bits"] != X_BITS or not all(fits(to, *pair, a["bits"], x.type.dtype) for pair in pairs):
         return None
-    layer, (first, second) = _Layer(to, node, int(str(up.type.shape[0]))), (*biases, None, None)[:2]
+    layer, (first, second) = _Layer(to, node, _number(up.type.shape[0])), (*biases, None, None)[:2]
     one, two = (_quantized(to, *pair, a["bits"]) for pair in pairs)
     hidden = layer.product(layer.tokens_rows(x), one, first)
-    inner = int(str(down.type.shape[2]))
+    inner = _number(down.type.shape[2])
     return layer.summed(layer.product(layer.activated(hidden, inner), two, second))
 
 
 def _quantized(to: Emit, q: Value, scale: Value, group: int, bits: int) -> Product:
-    _, n, k = (int(str(d)) for d in q.type.shape)
+    _, n, k = (_number(d) for d in q.type.shape)
 
     def one(e: int, rows: str) -> str:
         blocks = to.view(q, u8, n, k // group, group * bits // 8, start=e * n * k * bits // 8)

@@ -17,6 +17,7 @@ from ...compiler.hardware.baselines import BASELINES, NAMED, Baseline, bodies
 from ...compiler.hardware.caches import ASSUMED, caches
 from ...compiler.hardware.machine import Machine, this_machine
 from ...compiler.passes.choose import KERNELS, RUN
+from ...compiler.passes.experts import EXPERTS
 from ...compiler.plan import Plan
 from ...ir.diagnostics import BuildError
 from ...ir.weights import TensorFile
@@ -133,13 +134,15 @@ def _body(
 
     kernels, schedules = Kernels(), list[Schedule]()
     cut_for = _cut_for(plan.target, chip)
-    signed, chosen = signatures(plan), plan.decisions.get(KERNELS, {})
+    signed = signatures(plan)
+    chosen, experts = (plan.decisions.get(name, {}) for name in (KERNELS, EXPERTS))
     models: dict[str, list[dict[str, object]]] = {}
     functions: dict[str, str] = {}
     for entry, variants in plan.entries.items():
         models[entry] = []
         for i, variant in enumerate(variants):
-            made = emit(plan.program, variant.function, Emit(kernels, cut_for, cpus()), signed[entry].aliases, chosen)
+            to = Emit(kernels, cut_for, cpus())
+            made = emit(plan.program, variant.function, to, signed[entry].aliases, chosen, experts)
             guard, file = variant.guard, f"{prefix}{entry}.{i}.json"
             seal = made.seal(signed[entry], guard, header, chip.features)
             schedules.append(msgspec.structs.replace(made, function=seal))

@@ -124,6 +124,7 @@ class Emit:
     roundings: dict[Value, Rounding] = field(default_factory=dict)
     rounded: set[Value] = field(default_factory=set)  # of which the cast is yet to come, and has nothing to do
     options: Mapping[Node, str] = field(default_factory=dict)
+    least_rows: Mapping[Node, int] = field(default_factory=dict)  # of layers of experts: see `passes/experts.py`
 
     def option(self, node: Node) -> str:
         """Which of its kernels computes a node."""

@@ -20,7 +20,7 @@ from .lower_quads import X_BITS, rounded_of
 from .tiles import WIDTH, tiles_of
 
 APART = 16  # numbers between rows, so that those of a tile do not all fall into the same lines of a cache
-LEAST_ROWS = 16  # what reading a panel of f32 from memory takes, in rows of multiply-adds
+USUAL_ROWS = 16  # that an expert counts for at least, where the compiler decided nothing
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def _panel_moe(to: Emit, node: Node) -> object:
     assert x is not None and up is not None and down is not None
     (experts, panels, d, _), (_, last, inner, _) = _sizes(up), _sizes(down)
     first_bias, second_bias = (*biases, None, None)[:2]
-    lies = ordered(to, node, experts, LEAST_ROWS * up.type.dtype.bits // 32)
+    lies = ordered(to, node, experts)
     gated = ACTIVATIONS[node.attrs["activation"]].gated
     rows = gathered(to, to.array(x), lies, d + APART)
     columns = panels * (WIDTH // 2 if gated else WIDTH)
@@ -81,13 +81,13 @@ def _last(value: Value | View) -> int:
     return size
 
 
-def ordered(to: Emit, node: Node, experts: int, least_rows: int) -> Ordered:
+def ordered(to: Emit, node: Node, experts: int) -> Ordered:
     """The pairs of a layer by expert."""
     indices = to.array(node.inputs[1])
-    pairs, k = dims.product(indices.shape), _last(indices)
+    pairs, k, least = dims.product(indices.shape), _last(indices), to.least_rows.get(node, USUAL_ROWS)
     pair_of, slot_of = (to.new(TensorType(i64, (pairs,))) for _ in range(2))
     first, cost = (to.new(TensorType(i64, (experts + 1,))) for _ in range(2))
-    static = {"experts": experts, "least_rows": max(1, least_rows), "ids": NAMES[indices.dtype.name]}
+    static = {"experts": experts, "least_rows": least, "ids": NAMES[indices.dtype.name]}
     to.call(expert_order, static, [indices], [pair_of, slot_of, first, cost], [pairs], reports=True)
     return Ordered(k, pairs, pair_of, slot_of, first, cost)
 
@@ -127,7 +127,7 @@ def _quad_moe(to: Emit, node: Node) -> object:
     if width != WIDTH or a["x_bits"] != X_BITS or x.type.dtype != f32 or columns != inner:
         return PARTS
     first_bias, second_bias = (*biases, None, None)[:2]
-    lies = ordered(to, node, experts, LEAST_ROWS)
+    lies = ordered(to, node, experts)
 
     def shape(k: int, count: int, group: int, y_row: int, activation: str, biased: bool) -> Shape:
         return Shape(experts, k, count, to.lanes, WIDTH, tiles_of(k, to.chip), k, y_row, "uint8", activation,

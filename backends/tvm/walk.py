@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 from ...ir.build import Builder
@@ -126,11 +127,14 @@ def _dense(root: Root, value: Value) -> View:
 
 
 def emit(
-    program: Program, function: str, to: Emit, aliases: Mapping[str, str], kernels: Mapping[tuple[str, str], str]
-) -> Schedule:
-    """The schedule of one function of a program. kernels: of (function, node), where it is not the usual one."""
-    named = ((name, node) for name, graph in program.functions.items() for node in graph.nodes if node.outputs)
-    to.options = {node: kernels[at] for name, node in named if (at := (name, node.outputs[0].name)) in kernels}
+    program: Program, function: str, to: Emit, aliases: Mapping[str, str], kernels: Mapping[tuple[str, str], str],
+    experts: Mapping[tuple[str, str], int] = MappingProxyType({}),
+) -> Schedule:  # fmt: skip
+    """The schedule of one function of a program. kernels: of (function, node), where it is not the usual one. experts:
+    of those that are layers of experts, what the compiler decided."""
+    named = [((f, n.outputs[0].name), n) for f, graph in program.functions.items() for n in graph.nodes if n.outputs]
+    to.options = {node: kernels[at] for at, node in named if at in kernels}
+    to.least_rows = {node: experts[at] for at, node in named if at in experts}
     to.held = frozenset(aliases.values())
     Walk(program, to).entry(function)
     graph = program.functions[function]

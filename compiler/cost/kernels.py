@@ -19,7 +19,7 @@ NOTHING = frozenset({"weight", "constant", "dim_value", "call", "fused"})  # str
 # Where an op's weights stand among its inputs: they are read from memory once a run, its other inputs were just made.
 WEIGHTS: dict[str, tuple[int, ...]] = {
     "linear": (1, 2), "conv": (1, 2), "layer_norm": (1, 2), "rms_norm": (1,), "quantized_matmul": (1, 2, 3),
-    "moe": (3, 4, 5, 6, 7, 8),
+    **dict.fromkeys(("moe", "panel_moe", "quantized_moe", "quad_moe"), (3, 4, 5, 6, 7, 8)),
 }  # fmt: skip
 
 

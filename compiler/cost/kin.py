@@ -15,7 +15,7 @@ KIN: dict[str, tuple[str, ...]] = {
     "conv": ("conv", "linear"),
     "matmul": ("matmul", "linear"),
     "quantized": ("linear",),
-    "moe": ("linear",),
+    **dict.fromkeys(("moe", "panel", "quad"), ("linear",)),
     "attention": ("attention", "attention_mask", "attention_causal", "attention_causal_mask"),
     "rms": ("rms_norm", "layer_norm"),
     "layer": ("layer_norm", "rms_norm"),

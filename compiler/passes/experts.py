@@ -1,24 +1,34 @@
-"""How layers of experts run: their matrices packed as a backend's grouped products read them."""
+"""How layers of experts run: their matrices packed as a backend's grouped products read them, and what binds them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 
+from ...ir import dims
 from ...ir.dtypes import DTYPES, DType, bf16, f32
 from ...ir.graph import Graph, Node, Program, Value, producers
 from ...ir.ops.moe import ACTIVATIONS
 from ...ir.ops.widen import as_type
 from ..analysis import static_values
+from ..cost.roofline import Roofline
+from ..experts.schedule import Layer, schedule, spoken
+from ..hardware import nominal
+from ..plan import Plan
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, notes_of
 from ..task import Task
 from .hoist import hoisted
 from .recipes import is_recipe
-from .registry import rewrite
+from .registry import decision, rewrite
+
+EXPERTS = "experts"  # the decision: (function, node) -> rows that an expert counts for at least
+LAYERS = frozenset({"moe", "panel_moe", "quantized_moe", "quad_moe"})
+_PER_LANE = 4  # products of bytes that one instruction adds up in a lane, where one of f32 adds up one
 
 
 @rewrite("experts")
 def experts(program: Program, task: Task) -> Rewritten:
-    """moe -> panel_moe, quantized_moe -> quad_moe, where the experts are weights and the backend reads them in panels."""
+    """moe -> panel_moe, quantized_moe -> quad_moe, where experts are weights that the backend reads in panels."""
     width = task.capabilities.panel
     if not width or "panel_moe" not in task.capabilities.ops:
         return Rewritten(program)
@@ -49,7 +59,7 @@ def _packed(graph: Graph, static: set[Value], width: int) -> tuple[Graph, list[E
 
 def _spoken(node: Node) -> str:
     e, k = node.inputs[3].type.shape[0], node.inputs[1].type.shape[-1]  # type: ignore[union-attr]
-    return f"{e} experts, {k} for each token, run as two grouped products over the tokens' experts alone"
+    return f"{e} experts, {k} a token, run as two grouped products over the experts that tokens chose"
 
 
 def _panel_moe(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], width: int) -> Value:
@@ -107,3 +117,47 @@ def _as_row(b: RuleBuilder, bias: Value) -> Value:
 
 
 _PACK = {"moe": _panel_moe, "quantized_moe": _quad_moe}
+
+
+@decision("schedule_experts", needs=("legalize",))
+def schedule_experts(plan: Plan, task: Task) -> Plan:
+    """Decides for how much each expert counts where its layer's work is shared out among threads, and says what binds.
+
+    plan.decisions["experts"]: (function, node's output) -> rows that an expert counts for at least.
+    """
+    decided, events = dict[tuple[str, str], int](), dict[str, list[Event]]()
+    for name, graph in plan.program.functions.items():
+        for node in graph.nodes:
+            if node.op.name in LAYERS:
+                layer, reach = _layer(node), _recorded(node, task)
+                found = schedule(layer, _roofline(node, task), reach)
+                decided[name, node.output.name] = found.least_rows
+                events.setdefault(name, []).append(Event(spoken(layer, found, reach is not None), node.where))
+    if not decided or task.machine.target.startswith("cuda"):  # the figures are those of CPUs
+        return plan
+    return plan.decide(EXPERTS, decided, *notes_of(plan.program, EXPERTS, events))
+
+
+def _layer(node: Node) -> Layer:
+    types = [t for t in node.input_types if t is not None]
+    e, k = (dims.evaluate(d, {}) for d in (types[3].shape[0], types[1].shape[-1]))
+    held = sum(dims.evaluate(t.bytes, {}) for t in types[3:])
+    flops, pairs = node.op.flops(node.output.type, *node.input_types, **node.attrs), types[1].elements
+    once = dict.fromkeys((*dims.symbols(flops), *dims.symbols(pairs)), 1)
+    return Layer(e, min(k, e), held // e, dims.evaluate(flops, once) // dims.evaluate(pairs, once))
+
+
+def _roofline(node: Node, task: Task) -> Roofline:
+    """Of all cores, as a machine is nominally."""
+    cores, few_bits = task.machine.cores, node.attrs.get("x_bits") == 8
+    peak = nominal.peak_flops_per_s(task.machine, cores, "f32") * (_PER_LANE if few_bits else 1)
+    return Roofline(peak, nominal.bandwidths(cores))
+
+
+def _recorded(node: Node, task: Task) -> Callable[[int], float] | None:
+    """How many experts tokens reach, by what was recorded of the layers that this node stands for; the mean of them."""
+    if task.routing is None:
+        return None
+    alike = re.sub(r"\\\{[^}]*\}", r"\\d+", re.escape(node.where.module))
+    mine = [layer for layer in task.routing.layers if re.fullmatch(alike, layer.module)]
+    return (lambda n: sum(layer.distinct(n) for layer in mine) / len(mine)) if mine else None

@@ -17,7 +17,7 @@ from ..plan import Note
 from ..rewriting import Event, Rewritten, RuleBuilder, drop_dead, notes_of
 from .quantize import Users, routes
 
-OTHERS = ("moe", "conv", "matmul", "attention")  # which multiply too
+OTHERS = ("conv", "matmul", "attention")  # which multiply too
 
 
 def narrow_products(program: Program, dtype: DType) -> Rewritten:
@@ -53,6 +53,9 @@ class _Narrow:
                 elif node.op.name in OTHERS:
                     self.b.copy(node)
                     events.append(Event(f"{node.op.name} stays in f32", node.where))
+                elif node.op.name == "moe":
+                    self.b.replace(node, [self._experts(node)])
+                    events.append(Event(f"experts are held in {self.dtype} and multiply in f32", node.where))
                 elif node.op.name != "linear":
                     self.b.copy(node)
                 elif (reason := self._why_not(node)) is not None:
@@ -62,6 +65,13 @@ class _Narrow:
                     x, w = (as_type(self.b, self._rounded(v), f32) for v in node.inputs[:2])
                     self.b.replace(node, [self.b.emit("linear", x, w, *node.inputs[2:])])
         return drop_dead(self.b.done()), events
+
+    def _experts(self, node: Node) -> Value:
+        """Experts whose matrices, where they are weights, are rounded; their tokens are not."""
+        b, static = self.b, self.static
+        parts = [as_type(b, self._rounded(v), f32) if v in static and v.type.dtype == f32 else v
+                 for v in node.inputs[3:5] if v is not None]  # fmt: skip
+        return b.emit("moe", *node.inputs[:3], *parts, *node.inputs[5:], **node.attrs)
 
     def _looks_up(self, node: Node) -> bool:
         table = node.inputs[0] if node.op.name == "gather" else None

@@ -158,7 +158,7 @@ class _Change:
                     weight = self.b.emit("transpose", self._numbers(*self.linears[node]), perm=(1, 0))
                     self.b.replace(node, (self.b.emit("linear", node.inputs[0], weight, *node.inputs[2:]),))
                 elif node in self.experts:
-                    self.b.replace(node, (quantized_experts(self.b, node, self.task),))
+                    self.b.replace(node, (quantized_experts(self.b, node, self.made_by, self.task),))
                 elif node.op.name == "gather" and node.inputs[0] in shared and node.attrs["axis"] % 2 == 0:
                     rows = self._numbers(node.inputs[0], False)
                     self.b.replace(node, (self.b.emit("gather", rows, node.inputs[1], axis=0),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ...ir.graph import Node, Value
@@ -39,23 +40,32 @@ def spoken(node: Node, task: Task) -> str:
     return f"{e} experts' weights in {task.precision.blocks}, groups of {' and '.join(groups)}"
 
 
-def quantized_experts(b: RuleBuilder, node: Node, task: Task) -> Value:
+def quantized_experts(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], task: Task) -> Value:
     """The `moe` node on numbers of few bits."""
     x, indices, weights, up, down, *biases = node.inputs
     assert up is not None and down is not None
     bits, groups = BITS[task.precision.blocks], [group_of(v.type.shape[1], task) for v in (up, down)]
-    parts = [p for v, group in zip((up, down), groups, strict=True) for p in _numbers(b, v, bits, group)]
+    held = zip((up, down), groups, strict=True)
+    parts = [p for v, group in held for p in _numbers(b, _rows(b, v, made_by), bits, group)]
     return b.emit(
         "quantized_moe", x, indices, weights, *parts, *biases, bits=bits, group=groups[0], inner_group=groups[1],
         activation=node.attrs["activation"], x_bits=task.capabilities.x_bits,
     )  # fmt: skip
 
 
+def _rows(b: RuleBuilder, w: Value, made_by: Mapping[Value, Node]) -> Value:
+    """Matrices [e, k, n] as [e, n, k], which they are mostly a transpose of."""
+    maker = made_by.get(w)
+    if maker is not None and maker.op.name == "transpose" and maker.attrs["perm"] == (0, 2, 1):
+        return b.present(maker.inputs[0])  # type: ignore[arg-type]
+    return b.emit("transpose", w, perm=(0, 2, 1))
+
+
 def _numbers(b: RuleBuilder, w: Value, bits: int, group: int | None) -> tuple[Value, Value]:
-    """The numbers [e, n, k] of matrices [e, k, n], and their scales: each expert's outputs are rows of one matrix."""
-    e, k, n = w.type.shape
+    """The numbers of matrices [e, n, k], and their scales: each expert's outputs are rows of one matrix."""
+    e, n, k = w.type.shape
     assert isinstance(k, int) and group is not None
-    rows = b.emit("reshape", b.emit("transpose", w, perm=(0, 2, 1)), shape=(e * n, k))
+    rows = b.emit("reshape", w, shape=(e * n, k))
     scale = b.emit("quantize_scale", rows, bits=bits, group=group)
     q = b.emit("quantize", rows, scale, bits=bits, group=group)
     return b.emit("reshape", q, shape=(e, n, k)), b.emit("reshape", scale, shape=(e, n, k // group))

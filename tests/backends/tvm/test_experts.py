@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from tundish.backends.tvm.runner import TvmRunner
 from tundish.backends.tvm.tiles import WIDTH
 from tundish.compiler.hardware.caches import caches
+from tundish.compiler.hardware.machine import this_machine
 from tundish.ir.diagnostics import RunError
 from tundish.ir.op import get
 from tundish.ir.ops.moe import ACTIVATIONS
@@ -122,3 +124,69 @@ def test_numbers_that_are_none_stay_in_their_token(runners: Any) -> None:
     (got,) = opened[2].run("few", {**cases["few"].inputs, **inputs(x, ids, weights)}).values()
     assert np.isnan(got[[3, 5]]).all()
     assert np.isfinite(np.delete(got, [3, 5], 0)).all()
+
+
+# -- experts in few bits ----------------------------------------------------------------------------------------------
+
+NEEDS_DOT = pytest.mark.skipif(
+    "avx512_vnni" not in this_machine().features, reason="products in whole numbers need AVX-512 VNNI"
+)
+FEW_BITS: dict[str, dict[str, Any]] = {
+    "bytes": {"e": 8, "k": 2, "d": 64, "f": 96, "act": "swiglu", "bias": False, "bits": 8, "groups": (64, 32)},
+    "halves": {"e": 5, "k": 1, "d": 96, "f": 64, "act": "gelu", "bias": True, "bits": 4, "groups": (32, 64)},
+    "gated": {"e": 16, "k": 4, "d": 32, "f": 32, "act": "swiglu_oai", "bias": True, "bits": 4, "groups": (32, 32)},
+}
+
+
+def in_few_bits(shape: Mapping[str, Any]) -> tuple[list[np.ndarray | None], dict[str, Any]]:
+    """The six parts of `quantized_moe`, and its attributes."""
+    shape = dict(shape)
+    bits, (group, inner_group) = shape.pop("bits"), shape.pop("groups")
+    up, down, *biases = plain(**shape)
+    parts: list[np.ndarray | None] = []
+    for w, each in ((up, group), (down, inner_group)):
+        assert w is not None
+        rows = np.ascontiguousarray(w.transpose(0, 2, 1)).reshape(-1, w.shape[1])
+        scale = np.asarray(get("quantize_scale").reference(rows, bits=bits, group=each))
+        q = np.asarray(get("quantize").reference(rows, scale, bits=bits, group=each))
+        parts += [q.reshape(len(w), -1, w.shape[1]), scale.reshape(len(w), -1, w.shape[1] // each)]
+    attrs = {"bits": bits, "group": group, "inner_group": inner_group, "activation": shape["act"], "x_bits": 8}
+    return [*parts, *biases], attrs
+
+
+def in_quads(parts: list[np.ndarray | None], attrs: Mapping[str, Any]) -> list[np.ndarray | None]:
+    gated, found = ACTIVATIONS[attrs["activation"]].gated, list[np.ndarray | None]()
+    for i, part in enumerate(parts):
+        halves = gated and i in (0, 1, 4)
+        if part is None:
+            found.append(None)
+        elif i in (0, 2):
+            quads = get("to_expert_quads").reference(part, width=WIDTH, bits=attrs["bits"], gated=halves)
+            found.append(np.asarray(quads))
+        else:
+            turned = np.ascontiguousarray(part.transpose(0, 2, 1)) if i < 4 else part[:, None]
+            found.append(np.asarray(get("to_expert_panels").reference(turned, width=WIDTH, gated=halves)))
+    return found
+
+
+@NEEDS_DOT
+def test_experts_of_few_bits_are_what_the_op_means(tmp_path: Path) -> None:
+    held, cases = {name: in_few_bits(shape) for name, shape in FEW_BITS.items()}, {}
+    for name, shape in FEW_BITS.items():
+        x = numbers(np.random.default_rng(0), 2, shape["d"])
+        given = x, *routed("any", 2, shape["e"], shape["k"])
+        parts, attrs = held[name]
+        cases[name] = one("quad_moe", *given, *in_quads(parts, attrs), shapes=[("t", None)] * 3, inner=shape["f"],
+                          **attrs)  # fmt: skip
+    runner, rng = opened(cases, tmp_path, threads=2), np.random.default_rng(5)
+    for name, shape in FEW_BITS.items():
+        parts, attrs = held[name]
+        for tokens in TOKENS:
+            for how in ("any", "one expert", "weights of 0"):
+                x, (ids, weights) = numbers(rng, tokens, shape["d"]), routed(how, tokens, shape["e"], shape["k"])
+                wanted = get("quantized_moe").reference(x, ids, weights, *parts, **attrs)
+                (got,) = runner.run(name, {**cases[name].inputs, **inputs(x, ids, weights)}).values()
+                scale = np.abs(wanted).max()
+                # A number half way between two bytes may fall to either: one unit of its group's scale.
+                np.testing.assert_allclose(got, wanted, atol=2e-2 * scale, rtol=0, err_msg=f"{name}, {tokens}, {how}")
+                assert np.median(np.abs(got - wanted)) < 2e-4 * scale, (name, tokens, how)
