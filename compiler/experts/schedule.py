@@ -70,7 +70,7 @@ def spoken(layer: Layer, found: Schedule, recorded: bool) -> str:
     reached = ", ".join(f"{count:.1f} by {n}" for n, count in found.reached)
     how = "as recorded" if recorded else "if drawn uniformly"
     return (
-        f"{layer.experts} experts, {layer.k} a token, {layer.expert_bytes / 1e6:.3g} MB each; reached by so many tokens, "
-        f"{how}: {reached}; below {found.bound_by_memory} tokens reading them binds; an expert counts for {found.least_rows} "
-        "rows at least where work is shared out"
+        f"{layer.experts} experts, {layer.k} a token, {layer.expert_bytes / 1e6:.3g} MB each; reached by so many "
+        f"tokens, {how}: {reached}; below {found.bound_by_memory} tokens reading them binds; an expert counts for "
+        f"{found.least_rows} rows at least where work is shared out"
     )
