@@ -38,11 +38,11 @@ def attend(to: Emit, attrs: Any, q: View, k: View, v: View, beside: dict[str, Vi
         sizes += apart(view)
     if alone(form, s, t):
         parts = to.new(TensorType(f32, (b * form.heads * form.group * per_block(t, KEYS) * (form.e + BESIDE),)))
-        split, only = b * form.heads * per_block(t, KEYS), (s, 1, 1)
+        split, single = b * form.heads * per_block(t, KEYS), (s, 1, 1)
         few = [*arrays, parts]
-        to.call(attention_few, {"form": form}, reads, [parts], sizes, order=few, grid=split, only=only)
+        to.call(attention_few, {"form": form}, reads, [parts], sizes, order=few, grid=split, only=single)
         to.call(attention_join, {"form": form}, [*reads, parts], [y], sizes, order=few,
-                grid=b * form.heads * form.group, only=only)  # fmt: skip
+                grid=b * form.heads * form.group, only=single)  # fmt: skip
         if s == 1:
             return
     make, rows = (attention_mma, ROWS) if by_tensor_cores(form, q, k, v) else (attention, tile_of(form).rows)
