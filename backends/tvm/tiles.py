@@ -18,7 +18,6 @@ WIDTH = 32  # columns of a panel
 BYTES = 4  # of an f32
 # Sums that must be under way at once: a multiply-add takes 4 cycles, and two begin in each.
 UNDER_WAY = 8
-APART = 4  # tiles of rows that make reading all weights worth it, where threads take rows of their own
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,13 @@ class Chip:
 @dataclass(frozen=True)
 class Tiles:
     """rows: of a tile, whose sums stay in registers. deep: the block of k, row_block: the rows of x that go through it
-    together, group: the panels. ahead: how far ahead of their use weights are asked for, in numbers.
-    apart: threads take rows of their own where each has so many tiles of them at least, else panels; 0: always panels.
-    """
+    together, group: the panels. ahead: how far ahead of their use weights are asked for, in numbers."""
 
     rows: int
     deep: int
     row_block: int
     group: int
     ahead: int
-    apart: int = 0
 
 
 def chip_of(features: frozenset[str], caches: tuple[Cache, ...] = ASSUMED) -> Chip:
@@ -60,11 +56,9 @@ def chip_of(features: frozenset[str], caches: tuple[Cache, ...] = ASSUMED) -> Ch
 
 @dataclass(frozen=True)
 class Cut:
-    """Where measured tiles differ from those of the model: rows in place of its own, or 0; apart; the others times so
-    much."""
+    """Where measured tiles differ from those of the model: rows in place of its own, or 0; the others times so much."""
 
     rows: int = 0
-    apart: int = 0
     deep: float = 1.0
     block: float = 1.0
     group: float = 1.0
@@ -76,17 +70,16 @@ def cuts(chip: Chip) -> Mapping[str, Cut]:
     """What a tuner can choose among, by name: one or several changes, with commas between.
 
     >>> list(cuts(Chip()))[:4], cuts(Chip())["rows 8, deep /2"]
-    (['usual', 'ahead x2', 'ahead /2', 'group x2'], Cut(rows=8, apart=0, deep=0.5, block=1.0, group=1.0, ahead=1.0))
+    (['usual', 'ahead x2', 'ahead /2', 'group x2'], Cut(rows=8, deep=0.5, block=1.0, group=1.0, ahead=1.0))
     """
     usual = _rows(WIDTH // chip.lanes, chip.registers)
     rows = dict.fromkeys(r for r in (usual + 2, usual - 2, usual - 4, usual // 2) if r > 0)
     axes: list[Sequence[tuple[str, float]]] = [[("", 0), *((f"rows {r}", r) for r in rows)]]
-    axes += [[("", 0), ("apart", APART)]]
     axes += [[("", 1.0), (f"{word} x2", 2.0), (f"{word} /2", 0.5)] for word in ("deep", "block", "group", "ahead")]
     found = {}
     for chosen in product(*axes):
         name = ", ".join(word for word, _ in chosen if word) or USUAL
-        found[name] = Cut(int(chosen[0][1]), int(chosen[1][1]), *(times for _, times in chosen[2:]))
+        found[name] = Cut(int(chosen[0][1]), *(times for _, times in chosen[1:]))
     return found
 
 
@@ -97,7 +90,7 @@ def tiles_of(k: int, chip: Chip, cut: Cut = Cut()) -> Tiles:
     eighth each, the sums of a group of panels a sixteenth; of the first, weights on their way take a third.
 
     >>> tiles_of(4096, Chip(16, 32, 48 << 10, 1 << 20))
-    Tiles(rows=12, deep=1024, row_block=128, group=4, ahead=4096, apart=0)
+    Tiles(rows=12, deep=1024, row_block=128, group=4, ahead=4096)
     """
     rows = cut.rows or _rows(WIDTH // chip.lanes, chip.registers)
     most = max(1, int(chip.l2_bytes // 8 // (WIDTH * BYTES) * cut.deep))
@@ -106,7 +99,7 @@ def tiles_of(k: int, chip: Chip, cut: Cut = Cut()) -> Tiles:
     row_block = max(rows, int(min(256, max(rows, chip.l2_bytes // 2 // (deep * BYTES))) * cut.block))
     group = max(1, int(max(1, chip.l2_bytes // 16 // (row_block * WIDTH * BYTES)) * cut.group))
     ahead = _up(int(chip.l1_bytes // 3 // BYTES * cut.ahead), WIDTH)
-    return Tiles(rows, deep, row_block, group, ahead, cut.apart)
+    return Tiles(rows, deep, row_block, group, ahead)
 
 
 def _rows(vectors: int, registers: int) -> int:

@@ -56,7 +56,6 @@ def test_a_cut_changes_what_it_names_and_nothing_else():
     usual = tiles_of(4096, CHIP)
     for name, cut in cuts(CHIP).items():
         tiles = tiles_of(4096, CHIP, cut)
-        assert ("apart" in name) == (tiles.apart != usual.apart)
         assert ("rows" in name) == (tiles.rows != usual.rows) and ("ahead" in name) == (tiles.ahead != usual.ahead)
         assert tiles.deep % CHIP.lanes == 0 and tiles.row_block >= tiles.rows and tiles.group >= 1
         if "deep" in name:

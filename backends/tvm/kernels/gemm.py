@@ -93,11 +93,18 @@ def gemm(name: str, *, shape: Shape, epilogue: Epilogue) -> Any:
         m, x_row = b.size(3 + others + own), b.size(4 + others + own)
         scratch = bind(b.size(3 + others) + b.thread * shape.scratch) if own else None
         product = _Product(shape, epilogue, b, more, x_row, scratch)
+        blocks = bind(div(m + (shape.tiles.row_block - 1), shape.tiles.row_block))
+
+        def every() -> None:
+            with loop(0, blocks) as i:
+                first, end = bind(div(i * m, blocks)), bind(div((i + 1) * m, blocks))
+                product.rows(first, bind(end - first))
+
         if shape.held == PAIR:
             with imports(PAIRS):
-                product.all(m)
+                every()
         else:
-            product.all(m)
+            every()
 
     return kernel(name, 5 + others + own, write)
 
@@ -127,27 +134,12 @@ class _Product:
         self.w = b.array(1, _WORDS[shape.held], 1 + pair)
         self.y, self.x_row, self.scratch = b.numbers(2, shape.out, to_bf16 if pair else None), x_row, scratch
 
-    def all(self, m: Expr) -> None:
-        """m rows, or this thread's own of them, block by block."""
-        t, low, high, alone = self.shape.tiles, i64(0), m, None
-        if t.apart:
-            alone = bind(m >= self.b.threads * (t.apart * t.rows))
-            low, high = (bind(select(alone, own, every)) for own, every in zip(self.b.share(m), (low, m), strict=True))
-        count = bind(high - low)
-        blocks = bind(div(count + (t.row_block - 1), t.row_block))
-        with loop(0, blocks) as i:
-            first, end = bind(low + div(i * count, blocks)), bind(low + div((i + 1) * count, blocks))
-            self._rows(first, bind(end - first), alone)
-
-    def _rows(self, first: Expr, rows: Expr, alone: Expr | None) -> None:
+    def rows(self, first: Expr, rows: Expr) -> None:
         """A block of rows. This thread's part of its tiles lies in neighbouring panels; the first and the last of them
-        it may share with other threads. alone: whether no other thread has part in these rows."""
+        it may share with other threads."""
         s, t = self.shape, self.shape.tiles
         tiles = bind(div(rows + (t.rows - 1), t.rows))
-        every = bind(tiles * s.panels)
-        low, high = self.b.share(every)
-        if alone is not None:
-            low, high = bind(select(alone, i64(0), low)), bind(select(alone, every, high))
+        low, high = self.b.share(bind(tiles * s.panels))
         start, end = bind(div(low, tiles)), bind(div(high + (tiles - 1), tiles))
         # A single tile reads each weight once, so blocks of k would only break its stream.
         deep = bind(select(tiles > 1, i64(t.deep), i64(s.k))) if s.blocks > 1 else i64(s.k)

@@ -16,9 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tundish.backends.tvm import lower_product
 from tundish.backends.tvm.runner import TvmRunner
-from tundish.backends.tvm.tiles import USUAL, WIDTH, Chip, Cut, tiles_of
+from tundish.backends.tvm.tiles import WIDTH, Chip, tiles_of
 from tundish.compiler.hardware.caches import caches
 from tundish.compiler.hardware.machine import this_machine
 from tundish.ir.dtypes import bf16
@@ -72,16 +71,6 @@ def test_any_rows_by_any_threads(
     wanted = next(iter(evaluate(program_of(cases), inputs, name).values()))
     got = next(iter(runners[threads].run(name, inputs).values()))
     np.testing.assert_allclose(got, wanted, atol=1e-5, rtol=1e-5)
-
-
-def test_threads_may_take_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are too few rows for that, they share panels as ever."""
-    monkeypatch.setattr(lower_product, "cuts", lambda chip: {USUAL: Cut(apart=1)})
-    made = {f"k{k}_n{n}": product(k, n, bias=n % 2 == 0) for k, n in ((64, 96), (129, 40), (DEEPER, 70))}
-    rows = (1, 23, 24, 25, 67, 300)
-    cases = {name: c.also(*({**c.inputs, "i0": numbers(m, c.inputs["i0"].shape[1])} for m in rows))
-             for name, c in made.items()}  # fmt: skip
-    check(cases, tmp_path, threads=2, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("chip", [Chip(), Chip(8, 16), Chip(4, 32), Chip(16, 32, 48 << 10, 2 << 20)])
