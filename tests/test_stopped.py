@@ -56,7 +56,7 @@ STAGES = {
     "optimising": "tundish.compiler.driver._run",
     "writing weights": "tundish.ir.weight_file._bytes",
     "building": "tundish.backends.onnxruntime.model.emit",
-    "compiling kernels": "tundish.backends.tvm.objects._keep",
+    "compiling kernels": "tundish.backends.tvm.objects.keep",
     "linking": "tundish.backends.tvm.library.object_code",
     "before the swap": "tundish.backends.publish._swap",
     "after the swap": "tundish.backends.publish._sync_folder",

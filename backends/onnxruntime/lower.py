@@ -32,6 +32,9 @@ DECLINED = {
     for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "receive", "broadcast")
 } | dict.fromkeys(("quantize", "quantize_scale", "to_panels", "to_quads", "to_expert_panels",
                    "to_expert_quads"), "it is done to weights when a program is built, never in a run") | {
+    name: "it reads weights in the panels of another backend"
+    for name in ("panel_linear", "panel_gather", "panel_moe", "quad_linear", "quad_gather", "quad_moe")
+} | {
     "bitcast": "ONNX has it since opset 26, which ONNX Runtime does not run"
 }
 
@@ -85,7 +88,8 @@ def table(opset: int = DEFAULT_OPSET, portable: bool = False) -> Mapping[str, Lo
 def decomposed(opset: int = DEFAULT_OPSET, portable: bool = False) -> frozenset[str]:
     """The ops that go through their own `decompose` at that opset."""
     lowered = table(opset, portable)
-    return frozenset(n for n, op in OPS.items() if op.decompose and n not in lowered and n not in STRUCTURE)
+    left = {*lowered, *STRUCTURE, *DECLINED}
+    return frozenset(n for n, op in OPS.items() if op.decompose and n not in left)
 
 
 def declined(opset: int = DEFAULT_OPSET, portable: bool = False) -> dict[str, str]:

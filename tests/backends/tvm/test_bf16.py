@@ -14,6 +14,7 @@ import pytest
 
 import tundish
 from tundish.backends.tvm.group import groups
+from tundish.backends.tvm.lower import cpus
 from tundish.backends.tvm.schedule import Schedule
 from tundish.backends.tvm.steps import Chain, Step
 from tundish.backends.tvm.tiles import WIDTH
@@ -102,7 +103,7 @@ def test_a_norm_is_rounded_by_its_own_kernel(tmp_path: Path, features: int) -> N
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(s).astype(np.float32) for s in ((3, features), (features,)))
     one = case(norms, {"x": x, "w": w}, {"x": ("m", None)})
-    found = roundings(one.graph, groups(one.graph))
+    found = roundings(one.graph, groups(one.graph, cpus()))
     assert sorted(r.alone for r in found.values()) == [False, True]
     check({"norms": one}, tmp_path, rtol=2**-7)
 
@@ -113,7 +114,7 @@ def test_a_value_that_is_given_back_is_kept_as_it_is() -> None:
         return y, b.emit("cast", y, dtype=bf16)
 
     graph = case(write, {"x": np.zeros((2, 4), np.float32)}).graph
-    assert [r.alone for r in roundings(graph, groups(graph)).values()] == [False]
+    assert [r.alone for r in roundings(graph, groups(graph, cpus())).values()] == [False]
 
 
 def test_storing_is_the_last_rounding() -> None:
