@@ -151,6 +151,9 @@ CASES = [
     *(Case("moe", (X, "I[b,s,2]", "F[b,s,2]", f"F[4,8,{g}]", "F[4,6,8]", f"F[4,{g}]", "F[4,8]"), {"activation": a},
            low=-0.7, high=0.7) for a, g in (("swiglu", 12), ("swiglu_oai", 12), ("gelu", 6))),
     Case("moe", ("F[t,8]", "I[t,1]", "F[t,1]", "F[4,8,12]", "F[4,6,8]"), low=-0.7, high=0.7),
+    *(Case("quantized_moe", (X, "I[b,s,2]", "F[b,s,2]", "Q[4,12,8]", "F[4,12,2]", "Q[4,8,6]", "F[4,8,3]", *biases),
+           {"bits": bits, "group": 4, "inner_group": 2, "activation": "swiglu"}, low=-0.1, high=0.1)
+      for bits, biases in ((8, ()), (8, ("F[4,12]", "F[4,8]")), (4, ()))),
     Case("dim_value", ("F[s]",), {"dim": dims.parse("2*s+7")}),
     Case("constant", (), {"value": 2.5, "dtype": DTYPES["f32"]}),
 ]  # fmt: skip
