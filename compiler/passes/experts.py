@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import NamedTuple
 
 from ...ir import dims
 from ...ir.dtypes import DTYPES, DType, bf16, f32
-from ...ir.graph import Graph, Node, Program, Value, producers
+from ...ir.graph import Graph, Node, Program, Value, callee, producers
 from ...ir.ops.moe import ACTIVATIONS
 from ...ir.ops.widen import as_type
 from ..analysis import static_values
@@ -32,10 +33,10 @@ def experts(program: Program, task: Task) -> Rewritten:
     width = task.capabilities.panel
     if not width or "panel_moe" not in task.capabilities.ops:
         return Rewritten(program)
-    static = static_values(program)
+    static, origins = static_values(program), _origins(program)
     functions, events = dict[str, Graph](), dict[str, list[Event]]()
     for name, graph in program.functions.items():
-        functions[name], events[name] = _packed(graph, static[name], width)
+        functions[name], events[name] = _packed(graph, static[name], origins[name], width)
     if not any(events.values()):
         return Rewritten(program)
     changed = program.replace(functions=functions)
@@ -44,15 +45,36 @@ def experts(program: Program, task: Task) -> Rewritten:
     return done._replace(notes=(*notes_of(changed, "experts", events), *done.notes))
 
 
-def _packed(graph: Graph, static: set[Value], width: int) -> tuple[Graph, list[Event]]:
-    made_by, events = producers(graph), list[Event]()
+class Origins(NamedTuple):
+    """What values of a graph come from. narrow: what its parameters are in every call, before they are widened."""
+
+    made_by: dict[Value, Node]
+    narrow: dict[Value, DType]
+
+
+def _origins(program: Program) -> dict[str, Origins]:
+    """By function; callers come first here, as in `pack_panels`."""
+    found, passed = dict[str, Origins](), dict[Value, set[DType]]()
+    for name, graph in reversed(list(program.functions.items())):
+        narrow = {v: types.pop() for v in graph.inputs if len(types := passed.get(v, set())) == 1}
+        found[name] = Origins(producers(graph), narrow)
+        for node in graph.nodes:
+            inner = callee(node)
+            for parameter, value in zip(program.functions[inner].inputs, node.inputs, strict=True) if inner else ():
+                if value is not None:
+                    passed.setdefault(parameter, set()).add(_held(value, found[name]))
+    return found
+
+
+def _packed(graph: Graph, static: set[Value], origins: Origins, width: int) -> tuple[Graph, list[Event]]:
+    events = list[Event]()
     b = RuleBuilder(graph)
     for node in graph.nodes:
         if node.op.name not in _PACK or not static.issuperset(v for v in node.inputs[3:] if v is not None):
             b.copy(node)
             continue
         with b.at(node.where):
-            b.replace(node, [_PACK[node.op.name](b, node, made_by, width)])
+            b.replace(node, [_PACK[node.op.name](b, node, origins, width)])
         events.append(Event(_spoken(node), node.where))
     return (drop_dead(b.done()) if events else graph), events
 
@@ -62,7 +84,7 @@ def _spoken(node: Node) -> str:
     return f"{e} experts, {k} a token, run as two grouped products over the experts that tokens chose"
 
 
-def _panel_moe(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], width: int) -> Value:
+def _panel_moe(b: RuleBuilder, node: Node, origins: Origins, width: int) -> Value:
     x, indices, weights, up, down, *biases = node.inputs
     assert up is not None and down is not None
     activation = node.attrs["activation"]
@@ -71,7 +93,7 @@ def _panel_moe(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], width:
     def panels(value: Value | None, gated: bool) -> Value | None:
         if value is None:
             return None
-        held = as_type(b, b.present(value), _held(value, made_by))
+        held = _as(b, value, _held(value, origins), origins)
         held = _as_row(b, held) if value.type.rank == 2 else held
         return b.emit("to_expert_panels", held, width=width, gated=gated)
 
@@ -79,19 +101,29 @@ def _panel_moe(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], width:
     return b.emit("panel_moe", x, indices, weights, *parts, inner=down.type.shape[1], activation=activation)
 
 
-def _held(value: Value, made_by: Mapping[Value, Node]) -> DType:
+def _held(value: Value, origins: Origins) -> DType:
     """The type in which a matrix of experts is held: bf16 where it passes through that. Vectors stay as they are."""
-    node, found = made_by.get(value), value.type.dtype
+    node, found = origins.made_by.get(value), value.type.dtype
     while value.type.rank == 3 and node is not None and node.op.name in ("cast", "transpose") and node.inputs[0]:
         types = {v.type.dtype for v in (*node.inputs, node.output) if v is not None}
         if not types <= {f32, bf16}:
             break
-        found = bf16 if bf16 in types else found
-        node = made_by.get(node.inputs[0])
-    return found
+        found, value = bf16 if bf16 in types else found, node.inputs[0]
+        node = origins.made_by.get(value)
+    return bf16 if value.type.rank == 3 and origins.narrow.get(value) == bf16 else found
 
 
-def _quad_moe(b: RuleBuilder, node: Node, made_by: Mapping[Value, Node], width: int) -> Value:
+def _as(b: RuleBuilder, value: Value, dtype: DType, origins: Origins) -> Value:
+    """The value in that type, which it has before it is moved: so that a cast stands beside the one that it undoes."""
+    node = origins.made_by.get(value)
+    if value.type.dtype == dtype or node is None or node.op.name not in ("cast", "transpose"):
+        return as_type(b, b.present(value), dtype)
+    assert node.inputs[0] is not None
+    inner = _as(b, node.inputs[0], dtype, origins)
+    return inner if node.op.name == "cast" else b.emit("transpose", inner, **node.attrs)
+
+
+def _quad_moe(b: RuleBuilder, node: Node, origins: Origins, width: int) -> Value:
     x, indices, weights, *parts = node.inputs
     a = node.attrs
     gated = ACTIVATIONS[a["activation"]].gated
