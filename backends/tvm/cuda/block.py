@@ -141,9 +141,9 @@ def to_half(value: Expr) -> Expr:
 # -- functions --------------------------------------------------------------------------------------------------
 
 
-def block_kernel(slots: int, write: Write, *, block: int = BLOCK, shared: int = 0, blocks: int = 1) -> Any:
+def block_kernel(slots: int, write: Write, *, block: int = BLOCK, shared: int = 0, blocks: int = 0) -> Any:
     """A function for blocks of so many threads. shared: bytes that are asked for when it is launched.
-    blocks: how many at least a multiprocessor is to hold, which bounds the registers."""
+    blocks: how many at least a multiprocessor is to hold, which bounds the registers; 0 leaves that to the compiler."""
     kinds: dict[int, str] = {}
     _function(slots, write, block, {}, kinds)  # of which only is learned what the slots are
     function = _function(slots, write, block, kinds, {})

@@ -62,7 +62,7 @@ def source(function: Any, gpu: Gpu) -> Source:
     ])(module)  # fmt: skip
     text = str(tvm.get_global_func("target.build.cuda")(module, target).inspect_source())
     text = text[text.rindex(_BEGIN) :]  # the declaration goes
-    if blocks > 1:
+    if blocks:
         text = text.replace(f"__launch_bounds__({block})", f"__launch_bounds__({block}, {blocks})")
     return Source(text, Launch(block, shared), len(function.params))
 

@@ -31,7 +31,8 @@ def attention_mma(name: str, *, form: Form) -> Any:
     def write(b: Block) -> None:
         _Attention(form, b).all()
 
-    return block_kernel(len(form.slots()), write, block=THREADS, shared=_Room(form).size * 2)
+    return block_kernel(len(form.slots()), write, block=THREADS, shared=_Room(form).size * 2,
+                        blocks=1)  # what it shares lets no more be there, so registers need not be saved
 
 
 class _Room:
