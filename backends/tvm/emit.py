@@ -258,7 +258,11 @@ class Emit:
             view = self.views[value]
             if name in aliases and view.root.kind == "input" and view.root.name == aliases[name]:
                 continue
-            assert name not in aliases, f"{name} was not written into {aliases[name]}"
+            if name in aliases:  # computed in another type than it is kept in
+                kept = ("input", aliases[name])
+                held = next(v.root for v in self.views.values() if (v.root.kind, v.root.name) == kept)
+                copy_into(self, view, View(held, view.dtype, view.shape, row_major(view.shape)))
+                continue
             if view.root.kind == "arena" and view.root not in taken and view.dense and view.offset == 0:
                 whole = replace(view, root=view.root)
                 if whole.root.bytes == value.type.bytes:

@@ -118,11 +118,11 @@ def gather_grid(static: Mapping[str, Any], sizes: Sequence[Dim]) -> Dim:
     return per_block(outer * count * inner, BLOCK)
 
 
-def panel_gather(name: str, *, dtype: str, ids: str, width: int) -> Any:
+def panel_gather(name: str, *, dtype: str, ids: str, width: int, depth: int = 1) -> Any:
     """Slots: as those of `kernels.index.panel_gather`."""
 
     def write(b: Block) -> None:
-        x, y = b.array(0, dtype), b.array(2, dtype)
+        x, y = b.array(0, dtype, depth), b.array(2, dtype, depth)
         count, k = b.whole(6), b.whole(7)
         index = Indices(b.array(1, ids), b.size(5), b.array(3, "int64"), b.size(4))
         place = bind(b.block * BLOCK + b.lane)
