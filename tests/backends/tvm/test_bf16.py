@@ -51,7 +51,7 @@ def test_texts_are_written_on_caches_in_f32(name: str, tmp_path: Path) -> None:
     """Each next token is the best, within rounding, by what a run of the whole text so far says of it."""
     bundle = tundish.compile(name, tmp_path / "b.tundish", backend="tvm", precision="bf16")
     step = bundle.entries["step"]
-    assert {s.dtype.name for s in step.inputs if s.name in step.aliases.values()} == {"f32"}
+    assert {s.type.dtype.name for s in step.inputs if s.name in step.aliases.values()} == {"f32"}
     text = [3, 1, 4, 1, 5]
     written = bundle.generate([text], max_new_tokens=12, ignore_eos=True)[0].tokens
     assert len(written) == 12
