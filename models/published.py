@@ -48,12 +48,6 @@ _DEEPSEEK_V3 = {
     "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
     "max_position_embeddings": 163840, "rope_parameters": _YARN,
 }  # fmt: skip
-_GPT_OSS_120B = {
-    "vocab_size": 201088, "hidden_size": 2880, "num_hidden_layers": 36, "num_attention_heads": 64,
-    "num_key_value_heads": 8, "head_dim": 64, "intermediate_size": 2880, "num_local_experts": 128,
-    "num_experts_per_tok": 4, "sliding_window": 128, "max_position_embeddings": 131072,
-    "layer_types": ["sliding_attention", "full_attention"] * 18,
-}  # fmt: skip
 _PALM_540B = {
     "vocab_size": 256_000, "d_model": 18_432, "heads": 48, "head_size": 256, "layers": 118, "feedforward": 73_728,
     "max_positions": 2048,
@@ -122,19 +116,6 @@ PUBLISHED: dict[str, Named] = {
             "printed is reached without the embeddings' table, 926,679,040",
             "DeepSeek-AI 2024, \"DeepSeek-V3 Technical Report\", section 4.2; config.json of deepseek-ai/DeepSeek-V3",
             "37 B", active_apart=926_679_040,
-        ),
-    ),
-    "gpt-oss-120b": Entry(
-        "gpt_oss", "GptOssForCausalLM", _GPT_OSS_120B, 116_829_156_672,
-        "OpenAI 2025: 36 layers, windows and sinks, 128 experts, 4 a token",
-        shallow={"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2},
-        depths={"model.layers": 36},
-        published=Published(
-            "116.83 B",
-            "embeddings, the untied head, routers, sinks, biases and all experts; active: 4 of 128 experts; what is "
-            "printed is reached without the embeddings' table, 579,133,440, which the card leaves out of it",
-            "OpenAI 2025, \"gpt-oss-120b & gpt-oss-20b Model Card\", Table 1; config.json of openai/gpt-oss-120b",
-            "5.13 B", active_apart=579_133_440,
         ),
     ),
     "palm-540b": Plain(
