@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 import moe_kit as kit  # noqa: E402
 
 import tundish  # noqa: E402
+from tundish.backends.onnxruntime import lower  # noqa: E402
 from tundish.compiler.passes.raise_moe import raised  # noqa: E402
 from tundish.ir.capture.from_torch import capture  # noqa: E402
 from tundish.ir.evaluate import evaluate  # noqa: E402
@@ -53,10 +54,15 @@ def test_with_all_tokens_sent_to_one_expert(name):
 
 
 @pytest.mark.parametrize("name", ["static_loop", "gather_bmm"])
-def test_a_file_of_onnx_that_runs_every_expert_is_raised(name, tmp_path):
-    """What the portable export writes for experts is every expert on every token."""
+def test_a_file_of_onnx_that_runs_every_expert_is_raised(name, tmp_path, monkeypatch):
+    """Without a lowering of its own, a layer is written by its parts: every expert on every token."""
+    lower.table()
+    monkeypatch.delitem(lower.STANDARD, "moe")
+    lower.table.cache_clear()
     module = kit.by_hand(name)
     tundish.export(module, tmp_path / "m.onnx", inputs=kit.sample(), portable=True)
+    monkeypatch.undo()
+    lower.table.cache_clear()
     program = tundish.capture(tmp_path / "m.onnx")
     assert op_counts(program)["moe"] == kit.LAYERS
     ids = kit.sample(2, 7)["input_ids"]

@@ -89,6 +89,7 @@ def test_a_schedule_that_speaks_of_what_is_not_there_is_refused(tmp_path: Path) 
     made = case(write, {"x": np.ones((3, 4), np.float32)})
     for i, (old, new) in enumerate((("", ""), ('["arena","0"', '["arena","7"'), ("elementwise_0", "elementwise_9"))):
         folder = tmp_path / str(i)
+        folder.mkdir()
         runner = opened({"network": made}, folder, backend=backend, target=backend.target)
         (file,) = folder.rglob("*network.0.json")
         text = file.read_text()
